@@ -1,0 +1,25 @@
+"""Which patches belong together: small modules, an opened block (and guide features) in, an Affinity out.
+
+`None` instead of an Affinity means identity: every patch keeps its own value.
+"""
+
+from typing import Protocol
+
+from ovseg.correlation.neighbourhood import NeighbourhoodCorrelation
+from ovseg.correlation.self_attention import IdentityCorrelation, QueryKeyCorrelation, SelfCorrelation
+from ovseg.structures import Affinity, OpenBlock, PatchFeatures
+
+__all__ = [
+    "Correlation",
+    "IdentityCorrelation",
+    "NeighbourhoodCorrelation",
+    "QueryKeyCorrelation",
+    "SelfCorrelation",
+]
+
+
+class Correlation(Protocol):
+    """What the scorer calls between `encoder.open` and `encoder.close`."""
+
+    def __call__(self, block: OpenBlock, guide: PatchFeatures | None = None) -> Affinity | None:
+        """The affinity of an image's tokens; None is identity."""

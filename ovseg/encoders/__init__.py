@@ -1,0 +1,1 @@
+"""Image towers: RGB in [0, 1] to patch features."""

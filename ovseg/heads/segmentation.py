@@ -1,0 +1,71 @@
+"""Score map to a class for every pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from ovseg.errors import ConfigError
+from ovseg.results import Segmentation, void_label
+from ovseg.structures import ScoreMap
+
+
+class SegmentationHead(nn.Module):
+    """The best class of every pixel, where it is likely enough.
+
+    Args:
+        threshold: pixels whose best class has a smaller probability become background, if the vocabulary
+            has a background class, else void. A class's own threshold in the vocabulary comes first.
+        area_threshold: foreground classes that hold at most this share of an image's foreground pixels are
+            dropped and their pixels decided again (SCLIP's area filter). 0 switches it off.
+        keep_scores: keep class probabilities on the patch grid with the result.
+    """
+
+    def __init__(self, *, threshold: float = 0.0, area_threshold: float = 0.0, keep_scores: bool = False) -> None:
+        super().__init__()
+        for name, value in (("threshold", threshold), ("area_threshold", area_threshold)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} is a probability or share between 0 and 1, got {value}")
+        self.threshold = threshold
+        self.area_threshold = area_threshold
+        self.keep_scores = keep_scores
+
+    def forward(self, score_map: ScoreMap, size_hw: tuple[int, int] | None = None) -> list[Segmentation]:
+        """One result per image.
+
+        Args:
+            score_map: of a batch.
+            size_hw: size of the labels, by default where the map leads.
+        """
+        bank = score_map.bank
+        labels, confidence = score_map.labels(size_hw)
+        if self.area_threshold:
+            allowed = torch.stack([self._large_enough(each, score_map) for each in labels])
+            if not allowed.all():
+                labels, confidence = score_map.labels(size_hw, allowed=allowed)
+        void = void_label(len(bank.names))
+        fallback = min(bank.background) if bank.background else void
+        own = bank.thresholds or (None,) * len(bank.names)
+        limits = torch.tensor([self.threshold if each is None else each for each in own])
+        labels = torch.where(confidence < limits[labels], fallback, labels)
+        scores = score_map.probabilities.cpu().numpy() if self.keep_scores else None
+        dtype = np.uint8 if void == 255 else np.uint16
+        return [
+            Segmentation(
+                labels=labels[index].numpy().astype(dtype),
+                names=bank.names,
+                confidence=confidence[index].numpy(),
+                background=bank.background,
+                void=void,
+                scores=None if scores is None else scores[index],
+            )
+            for index in range(len(score_map))
+        ]
+
+    def _large_enough(self, labels: Int[Tensor, "H W"], score_map: ScoreMap) -> Bool[Tensor, " K"]:
+        counts = torch.bincount(labels.flatten(), minlength=len(score_map.bank.names))
+        foreground = torch.tensor([k not in score_map.bank.background for k in range(len(counts))])
+        enough = counts > self.area_threshold * counts[foreground].sum()
+        return enough | ~foreground

@@ -1,0 +1,1 @@
+"""Steps from a score map to a sharper one."""

@@ -1,0 +1,133 @@
+"""Where the parts meet: image and words to a score map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from ovseg.correlation import Correlation
+from ovseg.encoders.clip import ClipEncoder
+from ovseg.encoders.positions import PositionRule
+from ovseg.errors import ShapeError
+from ovseg.structures import DenseFeatures, PatchFeatures, ScoreMap, TextBank
+from ovseg.windows import WindowPlan, resize_image, resized_hw
+
+
+class Scorer(nn.Module):
+    """An encoder with a correlation in its last block, run over windows, compared with words.
+
+    Args:
+        encoder: the image tower.
+        correlation: replaces the last block's attention; None leaves the tower as trained.
+        residual: keep the last block's residual and FFN (CLIP, MaskCLIP, SCLIP) or drop both (ClearCLIP).
+        windows: how images are cut; by default one window, the whole image.
+        positions: how position embeddings are resampled to other grids.
+        short_side: the image is resized to this short side first (long side at most 2048); None: not at all.
+        temperature: logits are `temperature * cosine`.
+        softmax_at: see `ScoreMap`.
+        softmax_over: see `ScoreMap`.
+        refine: steps `(score_map, image) -> score_map` that follow, such as PAMR.
+    """
+
+    def __init__(
+        self,
+        encoder: ClipEncoder,
+        correlation: Correlation | None = None,
+        *,
+        residual: bool = True,
+        windows: WindowPlan | None = None,
+        positions: PositionRule | None = None,
+        short_side: int | None = 336,
+        temperature: float = 40.0,
+        softmax_at: Literal["pixel", "patch"] = "pixel",
+        softmax_over: Literal["query", "class"] = "query",
+        refine: Sequence[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.correlation = correlation
+        self.residual = residual
+        self.windows = windows or WindowPlan()
+        self.positions = positions or PositionRule()
+        self.short_side = short_side
+        self.temperature = temperature
+        self.softmax_at: Literal["pixel", "patch"] = softmax_at
+        self.softmax_over: Literal["query", "class"] = softmax_over
+        self.refine = nn.ModuleList(refine)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.encoder.mean.device
+
+    def prepare(self, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[Tensor, "B 3 h w"]:
+        """Images of one size, resized as the method wants, RGB in [0, 1] on the encoder's device."""
+        sizes = {image.shape for image in images}
+        if len(sizes) != 1:
+            raise ShapeError(f"a batch needs images of one size, got {sorted(sizes)}: group them by size")
+        if self.short_side is not None:
+            size_hw = resized_hw(images[0].shape[:2], self.short_side)
+            images = [resize_image(image, size_hw) for image in images]
+        batch = torch.from_numpy(np.stack(images)).to(self.device)
+        return batch.permute(0, 3, 1, 2).float() / 255
+
+    def features(self, image: Float[Tensor, "B 3 H W"]) -> PatchFeatures:
+        """Patch features of one window each, in the shared image-text space, not normalised."""
+        if self.correlation is None:
+            return self.encoder(image, self.positions)
+        block = self.encoder.open(image, positions=self.positions)
+        affinity = self.correlation(block)
+        return self.encoder.close(
+            block.v if affinity is None else affinity.mix(block.v),
+            hw=block.hw,
+            num_prefix=block.num_prefix,
+            image_hw=block.image_hw,
+            residual=block.residual if self.residual else None,
+        )
+
+    @torch.no_grad()
+    def encode(self, image: Float[Tensor, "B 3 H W"], output_hw: tuple[int, int] | None = None) -> DenseFeatures:
+        """Everything that does not depend on the words.
+
+        Args:
+            image: RGB in [0, 1], already resized (`prepare` does it).
+            output_hw: size of the picture that score maps lead to, by default the image's own.
+        """
+        image_hw = (image.shape[-2], image.shape[-1])
+        windows = self.windows.windows(image_hw, self.encoder.patch_hw)
+        pieces = windows.cut(image, self.encoder.mean)
+        grids = torch.cat([self.features(part).grid for part in pieces.split(self.windows.max_batch)])
+        resampling = windows.resampling(image_hw, (grids.shape[-2], grids.shape[-1]), output_hw or image_hw)
+        return DenseFeatures(windows.join(F.normalize(grids.float(), dim=1)), resampling.to(grids.device))
+
+    def score(self, features: DenseFeatures, bank: TextBank) -> ScoreMap:
+        """Features against words.
+
+        Raises:
+            ShapeError: text and image features are not of the same model.
+        """
+        bank = bank.to(features.grid.device, torch.float32)
+        if bank.embeddings.shape[1] != features.grid.shape[1]:
+            raise ShapeError(
+                f"text has {bank.embeddings.shape[1]} dimensions and the image {features.grid.shape[1]}: encode "
+                f"the words with the text tower of the same model"
+            )
+        cosine = torch.einsum("bdhw,qd->bqhw", features.grid, bank.embeddings)
+        return ScoreMap(
+            cosine, bank, self.temperature, features.resampling, self.softmax_at, self.softmax_over
+        )
+
+    def forward(
+        self, image: Float[Tensor, "B 3 H W"], bank: TextBank, output_hw: tuple[int, int] | None = None
+    ) -> ScoreMap:
+        """Encode, score, refine."""
+        score_map = self.score(self.encode(image, output_hw), bank)
+        for step in self.refine:
+            score_map = step(score_map, image)
+        return score_map

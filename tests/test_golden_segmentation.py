@@ -1,0 +1,189 @@
+"""The published segmentation methods against what their authors' code computes.
+
+Tolerances are those that the golden cases state: 2e-4 on features and cosines, 1e-3 on probabilities,
+0.2 % of pixels in predictions.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from golden_cases import Case, cases, class_scores, differing, query_cosines
+from torch import Tensor
+
+from ovseg.correlation import IdentityCorrelation, NeighbourhoodCorrelation, QueryKeyCorrelation, SelfCorrelation
+from ovseg.encoders.positions import PositionRule
+from ovseg.heads import SegmentationHead
+from ovseg.methods import build_method
+from ovseg.scorer import Scorer
+from ovseg.windows import resize_image, resized_hw
+
+PUBLISHED = PositionRule(as_published=True)
+FEATURES, PROBABILITIES, PREDICTIONS = 2e-4, 1e-3, 0.002
+close = partial(torch.testing.assert_close, rtol=0, check_dtype=False)
+
+
+def tokens(case: Case, correlation, residual: bool, *, quick_gelu: bool = True) -> Tensor:
+    """Projected tokens, prefix first, of the whole input with the remainder dropped."""
+    scorer = Scorer(case.clip_encoder(quick_gelu=quick_gelu), correlation, residual=residual, positions=PUBLISHED)
+    height, width = case.rgb.shape[-2:]
+    with torch.no_grad():
+        features = scorer.features(case.rgb[..., : height // 16 * 16, : width // 16 * 16])
+    return torch.cat([features.prefix, features.grid.flatten(2).mT], dim=1)
+
+
+def check_resize(case: Case) -> None:
+    image = case["image"].numpy()
+    ours = resize_image(image, resized_hw(image.shape[:2], case.settings["short"]))
+    assert (torch.from_numpy(ours).permute(2, 0, 1) == (case.rgb[0] * 255).round().byte()).all()
+
+
+@pytest.mark.parametrize("case", cases("sclip"))
+def test_golden_clip(case: Case) -> None:
+    close(tokens(case, None, True), case["vanilla_tokens_proj"], atol=FEATURES)
+    close(tokens(case, QueryKeyCorrelation(), True), case["vanilla_tokens_proj"], atol=FEATURES)
+
+
+@pytest.mark.parametrize("case", cases("sclip"))
+def test_golden_sclip(case: Case) -> None:
+    settings, bank = case.settings, case.bank
+    size_hw = tuple(case["image"].shape[:2])
+    check_resize(case)
+    close(tokens(case, SelfCorrelation(("q", "k")), True), case["whole_tokens_proj"], atol=FEATURES)
+    encoder = case.clip_encoder(quick_gelu=True)
+    build = partial(build_method, "sclip", encoder, temperature=settings["logit_scale"], as_published=True)
+    head = SegmentationHead(threshold=settings["prob_thd"])
+
+    whole = build(crop=None, stride=None)(case.rgb, bank, size_hw)
+    close(query_cosines(whole, size_hw)[:, ::3, ::3], case["whole_query_logits_s3"], atol=FEATURES)
+    close(class_scores(whole, size_hw)[:, ::3, ::3], case["whole_probs_s3"], atol=PROBABILITIES)
+    assert differing(head(whole)[0].labels, case["whole_pred"]) <= PREDICTIONS
+
+    window = dict(crop=settings["slide_crop"], stride=settings["slide_stride"])
+    slide = build(**window)(case.rgb, bank, size_hw)
+    close(query_cosines(slide, size_hw), case["slide_query_logits"], atol=FEATURES)
+    close(class_scores(slide, size_hw), case["slide_probs"], atol=PROBABILITIES)
+    assert differing(head(slide)[0].labels, case["slide_pred"]) <= PREDICTIONS
+
+    steps = settings["pamr_steps_in_pamr_run"]
+    refined = build(**window, pamr_steps=steps)(case.rgb, bank, size_hw)
+    close(query_cosines(refined, size_hw)[:, ::3, ::3], case["slide_pamr_query_logits_s3"], atol=FEATURES)
+    area = SegmentationHead(threshold=settings["prob_thd"], area_threshold=settings["area_thd_in_area_run"])
+    assert differing(area(refined)[0].labels, case["slide_pamr_area_pred"]) <= PREDICTIONS
+
+
+@pytest.mark.parametrize("case", cases("clearclip"))
+def test_golden_clearclip(case: Case) -> None:
+    settings, bank = case.settings, case.bank
+    size_hw = tuple(case["image"].shape[:2])
+    check_resize(case)
+    variants = {
+        "vanilla": QueryKeyCorrelation(),
+        "MaskCLIP": IdentityCorrelation(),
+        "SCLIP": SelfCorrelation(("q", "k")),
+        "ClearCLIP": SelfCorrelation(("q",)),
+    }
+    for name, correlation in variants.items():
+        for residual, suffix in ((True, "res"), (False, "nores")):
+            ours = tokens(case, correlation, residual)[:, 1:]
+            close(ours, case[f"tokens_proj_{name}_{suffix}"], atol=FEATURES, msg=lambda m, n=name: f"{n}: {m}")
+
+    encoder = case.clip_encoder(quick_gelu=True)
+    build = partial(build_method, "clearclip", encoder, temperature=settings["logit_scale"], as_published=True)
+    head = SegmentationHead(threshold=settings["prob_thd"])
+    whole = build(crop=None, stride=None)(case.rgb, bank, size_hw)
+    close(class_scores(whole, size_hw)[:, ::3, ::3], case["whole_probs_s3"], atol=PROBABILITIES)
+    assert differing(head(whole)[0].labels, case["whole_pred"]) <= PREDICTIONS
+
+    slide = build(crop=settings["slide_crop"], stride=settings["slide_stride"])(case.rgb, bank, size_hw)
+    close(query_cosines(slide, size_hw), case["slide_query_logits"], atol=FEATURES)
+    close(class_scores(slide, size_hw), case["slide_probs"], atol=PROBABILITIES)
+    assert differing(head(slide)[0].labels, case["slide_pred"]) <= PREDICTIONS
+
+    padded = build(crop=128, stride=settings["slide_stride"])(case.rgb, bank, size_hw)
+    close(query_cosines(padded, size_hw)[:, ::3, ::3], case["slide128_query_logits_s3"], atol=FEATURES)
+
+
+@pytest.mark.parametrize("case", cases("naclip"))
+def test_golden_naclip(case: Case) -> None:
+    settings, bank = case.settings, case.bank
+    size_hw = tuple(case["image"].shape[:2])
+    std = settings["gaussian_std"]
+    check_resize(case)
+    near = NeighbourhoodCorrelation(std)
+    close(tokens(case, near, False), case["whole_tokens_proj"], atol=FEATURES)
+    variants = {
+        "reduced_nonly": (NeighbourhoodCorrelation(std, "none"), False),
+        "reduced_kk": (SelfCorrelation(("k",)), False),
+        "reduced_vanilla": (QueryKeyCorrelation(), False),
+        "vanilla_naclip": (near, True),
+        "vanilla_csa": (SelfCorrelation(("q", "k")), True),
+        "vanilla_vanilla": (None, True),
+    }
+    for name, (correlation, residual) in variants.items():
+        ours = tokens(case, correlation, residual)
+        close(ours, case[f"variant_{name}_tokens_proj"], atol=FEATURES, msg=lambda m, n=name: f"{n}: {m}")
+
+    encoder = case.clip_encoder(quick_gelu=True)
+    options = dict(temperature=settings["logit_scale"], std_cells=std, as_published=True)
+    build = partial(build_method, "naclip", encoder, **options)
+    head = SegmentationHead(threshold=settings["prob_thd"])
+
+    def check(score_map, probabilities: Tensor, prediction: Tensor, step: int) -> None:
+        scores = class_scores(score_map, size_hw)
+        scores = scores / scores.sum(dim=0)  # what the code returns beside its prediction
+        close(scores[:, ::step, ::step], probabilities, atol=PROBABILITIES)
+        assert differing(head(score_map)[0].labels, prediction) <= PREDICTIONS
+
+    whole = build(crop=None, stride=None, pamr_steps=0)(case.rgb, bank, size_hw)
+    check(whole, case["whole_probs"], case["whole_pred"], 1)
+    steps = settings["pamr_steps_in_pamr_run"]
+    refined = build(crop=None, stride=None, pamr_steps=steps)(case.rgb, bank, size_hw)
+    check(refined, case["whole_pamr_probs_s3"], case["whole_pamr_pred"], 3)
+    window = dict(crop=settings["slide_crop"], stride=settings["slide_stride"], pamr_steps=0)
+    slide = build(**window)(case.rgb, bank, size_hw)
+    input_hw = tuple(case.rgb.shape[-2:])
+    at_input = build(**window)(case.rgb, bank)
+    close(query_cosines(at_input, input_hw), case["slide_query_logits_inputres"], atol=FEATURES)
+    check(slide, case["slide_probs_s3"], case["slide_pred"], 3)
+
+
+@pytest.mark.parametrize("case", cases("maskclip_dinoiser"))
+def test_golden_maskclip(case: Case) -> None:
+    settings, bank = case.settings, case.bank
+    size_hw = tuple(case["image"].shape[:2])
+    check_resize(case)
+    encoder = case.clip_encoder(quick_gelu=False)
+    scorer = build_method(
+        "maskclip",
+        encoder,
+        crop=None,
+        stride=None,
+        temperature=settings["softmax_scale"],
+        as_published=True,
+    )
+    windows = scorer.windows.windows(tuple(case.rgb.shape[-2:]), encoder.patch_hw)
+    padded = windows.cut(case.rgb, encoder.mean)
+    assert tuple(padded.shape) == tuple(case["padded_input_shape"].tolist())
+    with torch.no_grad():
+        features = scorer.features(padded)
+    close(features.grid, case["dense_feats_unnormalised"], atol=FEATURES)
+    close(scorer(case.rgb, bank).probabilities, case["probs_lowres"], atol=PROBABILITIES)
+
+    slide = build_method(
+        "maskclip",
+        encoder,
+        crop=settings["slide_crop"],
+        stride=settings["slide_stride"],
+        temperature=settings["softmax_scale"],
+        as_published=True,
+    )(case.rgb, bank, size_hw)
+    close(class_scores(slide, size_hw), case["slide_probs"], atol=PROBABILITIES)
+    assert differing(SegmentationHead()(slide)[0].labels, case["slide_pred"]) <= PREDICTIONS
+
+
+def test_golden_cases_are_there() -> None:
+    for method in ("sclip", "clearclip", "naclip", "maskclip_dinoiser"):
+        assert cases(method), f"no golden case of {method}"
