@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Segmentation:
         scores: `(K, h, w)` class probabilities on the patch grid when they were asked for.
     """
 
-    labels: Int[np.ndarray, "H W"]
+    labels: Integer[np.ndarray, "H W"]
     names: tuple[str, ...]
     confidence: Float[np.ndarray, "H W"]
     background: frozenset[int] = frozenset()

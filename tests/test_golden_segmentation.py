@@ -53,7 +53,7 @@ def test_golden_sclip(case: Case) -> None:
     check_resize(case)
     close(tokens(case, SelfCorrelation(("q", "k")), True), case["whole_tokens_proj"], atol=FEATURES)
     encoder = case.clip_encoder(quick_gelu=True)
-    build = partial(build_method, "sclip", encoder, temperature=settings["logit_scale"], as_published=True)
+    build = partial(build_method, "sclip", encoder, temperature=float(settings["logit_scale"]), as_published=True)
     head = SegmentationHead(threshold=settings["prob_thd"])
 
     whole = build(crop=None, stride=None)(case.rgb, bank, size_hw)
@@ -91,7 +91,7 @@ def test_golden_clearclip(case: Case) -> None:
             close(ours, case[f"tokens_proj_{name}_{suffix}"], atol=FEATURES, msg=lambda m, n=name: f"{n}: {m}")
 
     encoder = case.clip_encoder(quick_gelu=True)
-    build = partial(build_method, "clearclip", encoder, temperature=settings["logit_scale"], as_published=True)
+    build = partial(build_method, "clearclip", encoder, temperature=float(settings["logit_scale"]), as_published=True)
     head = SegmentationHead(threshold=settings["prob_thd"])
     whole = build(crop=None, stride=None)(case.rgb, bank, size_hw)
     close(class_scores(whole, size_hw)[:, ::3, ::3], case["whole_probs_s3"], atol=PROBABILITIES)
@@ -127,7 +127,7 @@ def test_golden_naclip(case: Case) -> None:
         close(ours, case[f"variant_{name}_tokens_proj"], atol=FEATURES, msg=lambda m, n=name: f"{n}: {m}")
 
     encoder = case.clip_encoder(quick_gelu=True)
-    options = dict(temperature=settings["logit_scale"], std_cells=std, as_published=True)
+    options = dict(temperature=float(settings["logit_scale"]), std_cells=std, as_published=True)
     build = partial(build_method, "naclip", encoder, **options)
     head = SegmentationHead(threshold=settings["prob_thd"])
 
@@ -161,7 +161,7 @@ def test_golden_maskclip(case: Case) -> None:
         encoder,
         crop=None,
         stride=None,
-        temperature=settings["softmax_scale"],
+        temperature=float(settings["softmax_scale"]),
         as_published=True,
     )
     windows = scorer.windows.windows(tuple(case.rgb.shape[-2:]), encoder.patch_hw)
@@ -177,7 +177,7 @@ def test_golden_maskclip(case: Case) -> None:
         encoder,
         crop=settings["slide_crop"],
         stride=settings["slide_stride"],
-        temperature=settings["softmax_scale"],
+        temperature=float(settings["softmax_scale"]),
         as_published=True,
     )(case.rgb, bank, size_hw)
     close(class_scores(slide, size_hw), case["slide_probs"], atol=PROBABILITIES)

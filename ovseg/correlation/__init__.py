@@ -3,7 +3,7 @@
 `None` instead of an Affinity means identity: every patch keeps its own value.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ovseg.correlation.neighbourhood import NeighbourhoodCorrelation
 from ovseg.correlation.self_attention import IdentityCorrelation, QueryKeyCorrelation, SelfCorrelation
@@ -18,6 +18,7 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class Correlation(Protocol):
     """What the scorer calls between `encoder.open` and `encoder.close`."""
 

@@ -6,7 +6,7 @@ feed forward), finish. The adapters hold no parameters; they read the modules th
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import open_clip.transformer
 import timm.layers
@@ -22,6 +22,7 @@ from ovseg.errors import CheckpointError
 QKV = tuple[Tensor, Tensor, Tensor]
 
 
+@runtime_checkable
 class Block(Protocol):
     """A pre-norm transformer block, whole or in pieces."""
 
@@ -38,6 +39,7 @@ class Block(Protocol):
         """`tokens + mlp(norm(tokens))`."""
 
 
+@runtime_checkable
 class Tower(Protocol):
     """A vision transformer in pieces."""
 
