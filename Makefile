@@ -1,0 +1,51 @@
+# Two commands do everything: `make run` and `make test`. Both create .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --override overrides.txt
+
+.PHONY: run test check lint types bench docs constraints clean
+.DEFAULT_GOAL := run
+
+run: $(VENV)/.installed  ## segment demo/images with the bundled model
+	$(BIN)/python tools/infer.py demo/images --method sclip --encoder bundled --classes demo/classes.txt -o out/demo
+
+test: $(VENV)/.installed-dev  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: lint types test  ## what CI runs
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev  ## ratios against the naive way
+	$(BIN)/python benchmarks/labels.py
+
+docs: $(VENV)/.installed-dev  ## measure again and rewrite docs/results.md
+	$(BIN)/python tools/test.py clip maskclip sclip clearclip naclip --write docs/results.md
+
+constraints: $(VENV)/.installed-dev  ## newest versions that fit pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra all --extra dev --override overrides.txt --python-version 3.11 \
+		--no-annotate --no-header --quiet --upgrade -o constraints.txt
+
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+
+$(VENV)/.installed: $(BIN)/uv pyproject.toml constraints.txt overrides.txt
+	@echo "Installing ovseg into $(VENV) (torch included: up to a few minutes the first time) ..."
+	$(INSTALL) --editable '.[heif]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(BIN)/uv pyproject.toml constraints.txt overrides.txt
+	@echo "Installing ovseg and its development tools into $(VENV) (a few minutes the first time) ..."
+	$(INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) out build *.egg-info
