@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
@@ -32,12 +34,19 @@ class SegmentationHead(nn.Module):
         self.area_threshold = area_threshold
         self.keep_scores = keep_scores
 
-    def forward(self, score_map: ScoreMap, size_hw: tuple[int, int] | None = None) -> list[Segmentation]:
+    def forward(
+        self,
+        score_map: ScoreMap,
+        size_hw: tuple[int, int] | None = None,
+        *,
+        colors: Sequence[tuple[int, int, int] | None] | None = None,
+    ) -> list[Segmentation]:
         """One result per image.
 
         Args:
             score_map: of a batch.
             size_hw: size of the labels, by default where the map leads.
+            colors: by class, carried along for pictures.
         """
         bank = score_map.bank
         labels, confidence = score_map.labels(size_hw)
@@ -58,6 +67,7 @@ class SegmentationHead(nn.Module):
                 names=bank.names,
                 confidence=confidence[index].numpy(),
                 background=bank.background,
+                colors=None if colors is None else tuple(colors),
                 void=void,
                 scores=None if scores is None else scores[index],
             )

@@ -1,0 +1,221 @@
+"""The user's handle: images and words in, results out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+import ovseg
+from ovseg.encoders.clip import ClipEncoder
+from ovseg.encoders.clip_loading import default_encoder, load_clip
+from ovseg.errors import ConfigError, ShapeError
+from ovseg.heads import SegmentationHead
+from ovseg.methods import build_method, options_of
+from ovseg.results import Segmentation
+from ovseg.scorer import Scorer
+from ovseg.structures import TextBank
+from ovseg.text.encoder import TextEncoder
+from ovseg.text.vocabulary import Vocabulary
+
+Image = UInt8[np.ndarray, "H W 3"]
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """A device by name; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"unknown device '{device}': use auto, cpu, cuda, cuda:1 ... or mps") from None
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device '{device}' was asked for, and torch sees {torch.cuda.device_count()} CUDA devices: use "
+            f"device 'cpu', or install a CUDA build of torch"
+        )
+    if resolved.type == "mps" and not has_mps:
+        raise ConfigError("device 'mps' was asked for and is not available here: use device 'cpu'")
+    return resolved
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """A dtype by name.
+
+    Raises:
+        ConfigError: unknown, or fp16 on a CPU.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype '{dtype}': use {', '.join(DTYPES)}")
+    if dtype == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            "dtype fp16 is refused on the CPU: it has no fast half-precision kernels, and activations of CLIP "
+            "overflow in some layers; use bf16 (fast where the processor has it) or float32"
+        )
+    return DTYPES[dtype]
+
+
+class Inferencer:
+    """A method with weights, ready for images and words.
+
+    Example:
+        >>> segment = Inferencer("maskclip", encoder="bundled")
+        >>> for result in segment([image], "dog, pizza, grass"):
+        ...     print(result.shares())
+
+    Args:
+        method: a published method's name (see `ovseg.methods.METHODS`).
+        encoder: a name of `ovseg.encoders.weights`, or `architecture:tag` of open_clip; None takes the best
+            that is in the local cache, else the default download. "bundled" is the small model in the package.
+        weights: a local file instead of the encoder's own.
+        device: auto, cpu, cuda, cuda:1, mps.
+        dtype: of the towers: float32, bf16, fp16 (not on the CPU). Scores are float32 always.
+        threshold, area_threshold, keep_scores: see `SegmentationHead`.
+        text_cache: folder for encoded words; None is the user's cache folder.
+        options: the method's own options, such as `short_side` or `temperature`.
+
+    Raises:
+        ConfigError: unknown method, option, encoder, device or dtype.
+        CheckpointError: weights are missing or unusable.
+    """
+
+    def __init__(
+        self,
+        method: str = "maskclip",
+        *,
+        encoder: str | None = None,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+        threshold: float = 0.0,
+        area_threshold: float = 0.0,
+        keep_scores: bool = False,
+        text_cache: str | Path | None = None,
+        **options: Any,
+    ) -> None:
+        unknown = set(options) - set(options_of(method))
+        if unknown:
+            build_method(method, None, **options)  # raises, naming the valid options  # type: ignore[arg-type]
+        target = resolve_device(device)
+        torch_dtype = resolve_dtype(dtype, target)
+        head = SegmentationHead(threshold=threshold, area_threshold=area_threshold, keep_scores=keep_scores)
+        loaded = load_clip(encoder or default_encoder(), weights=None if weights is None else Path(weights))
+        tower = ClipEncoder(
+            loaded.model.visual,
+            mean=loaded.mean,
+            std=loaded.std,
+            name=loaded.name,
+            weights_sha256=loaded.weights_sha256,
+        )
+        self.method = method
+        self.options = options_of(method) | options
+        self.dtype = dtype
+        self.notice: str | None = loaded.notice
+        self.scorer: Scorer = build_method(method, tower, **options).eval()
+        self.text_encoder = TextEncoder(
+            loaded.model,
+            loaded.tokenizer,
+            context_length=loaded.context_length,
+            weights_id=loaded.weights_sha256,
+        ).to(target)
+        tower.visual.to(torch_dtype)
+        self.scorer.to(target)
+        self.head = head
+        self.text_cache = None if text_cache is None else Path(text_cache)
+        self._banks: dict[tuple, TextBank] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """All that changes results, JSON-ready: method, options, encoder and its weights, head, versions."""
+        import open_clip
+
+        encoder = self.scorer.encoder
+        return {
+            "method": self.method,
+            "options": self.options,
+            "encoder": encoder.name,
+            "weights_sha256": encoder.weights_sha256,
+            "dtype": self.dtype,
+            "threshold": self.head.threshold,
+            "area_threshold": self.head.area_threshold,
+            "versions": {
+                "ovseg": ovseg.__version__,
+                "torch": torch.__version__,
+                "open_clip": open_clip.__version__,
+            },
+        }
+
+    def bank(self, classes: Any, templates: str | Sequence[str] = "imagenet80") -> tuple[Vocabulary, TextBank]:
+        """Words, parsed and encoded once.
+
+        Args:
+            classes: anything that `Vocabulary.parse` takes: "cat, dog", a list, a file, a shipped list.
+            templates: a template set's name, or templates with one `{}` each.
+        """
+        vocabulary = Vocabulary.parse(classes)
+        key = (vocabulary.fingerprint(), templates if isinstance(templates, str) else tuple(templates))
+        if key not in self._banks:
+            self._banks.clear()
+            self._banks[key] = self.text_encoder.bank(vocabulary, templates, cache_dir=self.text_cache)
+        return vocabulary, self._banks[key]
+
+    def __call__(
+        self,
+        images: Iterable[Image],
+        classes: Any,
+        *,
+        batch_size: int | None = None,
+        templates: str | Sequence[str] = "imagenet80",
+    ) -> Iterator[Segmentation]:
+        """Results, lazily and in order. Images may differ in size: equal ones are batched together.
+
+        Args:
+            images: RGB bytes `(H, W, 3)`.
+            classes: see `bank`.
+            batch_size: images taken at a time, by default 1 on a CPU and 8 elsewhere; results do not
+                depend on it.
+            templates: see `bank`.
+
+        Raises:
+            VocabularyError: no classes, or unusable ones. Raised at the call, not at the first result.
+            ShapeError: something is no image.
+        """
+        size = batch_size or (1 if self.scorer.device.type == "cpu" else 8)
+        if size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {size}")
+        vocabulary, bank = self.bank(classes, templates)
+        return self._results(iter(images), vocabulary, bank, size)
+
+    def _results(
+        self, images: Iterator[Image], vocabulary: Vocabulary, bank: TextBank, size: int
+    ) -> Iterator[Segmentation]:
+        while batch := list(islice(images, size)):
+            by_size: dict[tuple[int, int], list[int]] = {}
+            for index, image in enumerate(batch):
+                by_size.setdefault(_checked_hw(image), []).append(index)
+            results: dict[int, Segmentation] = {}
+            for image_hw, indices in by_size.items():
+                score_map = self.scorer(self.scorer.prepare([batch[i] for i in indices]), bank, image_hw)
+                results.update(zip(indices, self.head(score_map, colors=vocabulary.colors), strict=True))
+            yield from (results[index] for index in range(len(batch)))
+
+
+def _checked_hw(image: Any) -> tuple[int, int]:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ShapeError(
+            f"an image is a uint8 array (H, W, 3) in RGB, got {got}: ovseg.images.read_image makes one from a "
+            f"file, PIL image or other array"
+        )
+    return image.shape[0], image.shape[1]

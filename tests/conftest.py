@@ -1,0 +1,59 @@
+"""Fixtures for the whole suite: seeds, small random models, a private cache."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from ovseg.encoders.clip import ClipEncoder
+from ovseg.structures import TextBank
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _seeded(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setenv("OVSEG_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def tiny_encoder(*, patch: int = 16, image_size: int = 64, width: int = 64, output_dim: int = 32) -> ClipEncoder:
+    """A random open_clip tower, large enough that attention matters."""
+    generator = torch.Generator().manual_seed(7)
+    visual = open_clip.transformer.VisionTransformer(
+        image_size=image_size, patch_size=patch, width=width, layers=3, heads=4, mlp_ratio=2.0, output_dim=output_dim
+    )
+    with torch.no_grad():
+        for parameter in visual.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
+    return ClipEncoder(visual).eval()
+
+
+@pytest.fixture()
+def encoder() -> ClipEncoder:
+    return tiny_encoder()
+
+
+def random_bank(queries_per_class: tuple[int, ...] = (1, 3, 2, 1), dim: int = 32, **details: object) -> TextBank:
+    """A bank with synonyms for some classes."""
+    generator = torch.Generator().manual_seed(11)
+    classes = torch.repeat_interleave(torch.arange(len(queries_per_class)), torch.tensor(queries_per_class))
+    embeddings = torch.nn.functional.normalize(torch.randn(len(classes), dim, generator=generator), dim=1)
+    return TextBank(embeddings, classes, tuple(f"class{i}" for i in range(len(queries_per_class))), **details)
+
+
+@pytest.fixture()
+def bank() -> TextBank:
+    return random_bank()
+
+
+def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """RGB bytes with structure at several scales."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
+    image = np.kron(coarse, np.ones((8, 8, 1)))[:height, :width] + rng.normal(0, 12, (height, width, 3))
+    return image.clip(0, 255).astype(np.uint8)
