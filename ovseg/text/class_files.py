@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,7 +23,7 @@ FILE_SUFFIXES = (".txt", ".json", ".yaml", ".yml")
 #: What a file may say about itself next to `classes`.
 DOCUMENT_KEYS = frozenset({"name", "source", "base", "shared_prompts", "classes"})
 
-_Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def fold(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _data_folder():  # type: ignore[no-untyped-def]  # the type's home differs between Python versions
+def _data_folder() -> Any:  # a Traversable, whose home differs between Python versions
     return files("ovseg.text") / "data"
 
 
@@ -243,7 +244,7 @@ def _load(text: str, path: Path) -> object:
     try:
         if path.suffix.lower() == ".json":
             return json.loads(text, object_pairs_hook=lambda pairs: _pairs_to_dict(pairs, path))
-        return yaml.load(text, Loader=_unique_key_loader(path))  # noqa: S506  # derived from SafeLoader
+        return yaml.load(text, Loader=_unique_key_loader(path))  # derived from SafeLoader
     except json.JSONDecodeError as error:
         raise VocabularyError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
     except yaml.YAMLError as error:
@@ -263,8 +264,8 @@ def _pairs_to_dict(pairs: Sequence[tuple[str, object]], path: Path) -> dict[str,
     return seen
 
 
-def _unique_key_loader(path: Path) -> type[yaml.SafeLoader]:
-    class Loader(_Loader):  # type: ignore[valid-type, misc]
+def _unique_key_loader(path: Path) -> Any:
+    class Loader(_Loader):
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
             lines: dict[object, int] = {}
             for key_node, _ in node.value:

@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ovseg.errors import VocabularyError
 from ovseg.text.class_files import (
@@ -64,17 +64,11 @@ class ClassEntry:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise VocabularyError(f"a class name must be text that is not empty, got {self.name!r}")
-        set_ = lambda key, value: object.__setattr__(self, key, value)  # noqa: E731  # the class is frozen
-        set_("name", " ".join(self.name.split()))
-        set_("prompts", _tidy(self.prompts, "prompts", self.name) or (self.name,))
-        set_("descriptions", _tidy(self.descriptions, "descriptions", self.name))
-        set_("threshold", _check_threshold(self.threshold, self.name))
-        set_("color", _check_color(self.color, self.name))
-        if not isinstance(self.background, bool) or not isinstance(self.thing, bool | None):
-            raise VocabularyError(
-                f"class '{self.name}': background must be true or false, thing true, false or nothing; "
-                f"got background={self.background!r}, thing={self.thing!r}"
-            )
+        checked = {key: check(getattr(self, key), key, self.name) for key, check in _CHECKS.items()}
+        for key, value in {"name": " ".join(self.name.split()), **checked}.items():
+            object.__setattr__(self, key, value)  # the class is frozen
+        if not self.prompts:
+            object.__setattr__(self, "prompts", (self.name,))
 
     def to_dict(self) -> dict[str, object]:
         """JSON-ready; what is at its default is left out."""
@@ -115,8 +109,8 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.classes:
             raise VocabularyError(
-                "the vocabulary is empty: name at least one class, such as 'cat, dog, grass', or a shipped "
-                f"list ({', '.join(shipped_names())})"
+                "the vocabulary is empty: name at least one class ('cat, dog, grass') or "
+                f"{_describe_shipped()}"
             )
         by_name: dict[str, ClassEntry] = {}
         by_prompt: dict[str, ClassEntry] = {}
@@ -124,8 +118,8 @@ class Vocabulary:
             twin = by_name.setdefault(fold(entry.name), entry)
             if twin is not entry:
                 raise VocabularyError(
-                    f"class '{entry.name}' (number {number}) comes twice: '{twin.name}' is number "
-                    f"{self.classes.index(twin) + 1}; remove one, case and spaces do not tell them apart"
+                    f"class '{entry.name}' comes twice (numbers {self.classes.index(twin) + 1}, "
+                    f"'{twin.name}', and {number}): remove one; case and spaces do not tell names apart"
                 )
             for text in () if self.shared_prompts else entry.prompts + entry.descriptions:
                 other = by_prompt.setdefault(fold(text), entry)
@@ -211,7 +205,6 @@ class Vocabulary:
         """The colour of each class, None where the palette may choose."""
         return tuple(entry.color for entry in self.classes)
 
-    @property
     def fingerprint(self) -> str:
         """Hash of everything that can change a result or a picture; the list's own name does not."""
         content = json.dumps([entry.to_dict() for entry in self.classes], sort_keys=True)
@@ -229,8 +222,8 @@ def _find_document(spec: str) -> Document:
     if _looks_like_list_name(text):
         near = nearest(text, shipped_names())
         raise VocabularyError(
-            f"no class list is called '{text}'.{near} Shipped lists: {', '.join(shipped_names())}. "
-            f"If it is a class, write '{text},'"
+            f"'{text}' is neither a class list nor likely a class.{near} Name "
+            f"{_describe_shipped()}; if it is a class, write '{text},' with a comma"
         )
     return parse_inline(text)
 
@@ -243,7 +236,13 @@ def _looks_like_list_name(text: str) -> bool:
     if any(name == lower or re.match(re.escape(lower) + r"[\d_]", name) for name in shipped_names()):
         return True
     near = bool(nearest(text, shipped_names()))
-    return near and (bool(re.search(r"[\d_]", text)) or any(name[:-1] == lower for name in shipped_names()))
+    return near and (bool(re.search(r"[\d_-]", text)) or any(name[:-1] == lower for name in shipped_names()))
+
+
+def _describe_shipped() -> str:
+    """The shipped lists in a few words: without the variants of single methods."""
+    plain = [name for name in shipped_names() if "_" not in name.removeprefix("coco_")]
+    return f"a shipped list ({', '.join(plain)}; variants in docs/vocabularies.md)"
 
 
 def _build(document: Document) -> Vocabulary:
@@ -277,9 +276,10 @@ def _build_entry(fields: dict[str, object]) -> ClassEntry:
     if fields.get("prompts", ()) == []:
         raise VocabularyError(f"class '{name}': prompts is an empty list; leave it out to use the name")
     # A class called background is one, unless it is said not to be.
-    fields = {key: value for key, value in fields.items() if value is not None}
-    fields.setdefault("background", fold(name) == "background")
-    return ClassEntry(name, **fields)  # type: ignore[arg-type]
+    fields = {"background": fold(name) == "background"} | {
+        key: _CHECKS[key](value, key, name) for key, value in fields.items() if value is not None
+    }
+    return ClassEntry(name, **fields)  # type: ignore[arg-type]  # checked above
 
 
 def _tidy(texts: object, what: str, name: str) -> tuple[str, ...]:
@@ -297,17 +297,17 @@ def _tidy(texts: object, what: str, name: str) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def _check_threshold(value: object, name: str) -> float | None:
+def _check_threshold(value: object, what: str, name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise VocabularyError(f"class '{name}': threshold must be a number in [0, 1], got {value!r}")
+        raise VocabularyError(f"class '{name}': {what} must be a number in [0, 1], got {value!r}")
     if not 0 <= value <= 1:
-        raise VocabularyError(f"class '{name}': threshold is a probability in [0, 1], got {value}")
+        raise VocabularyError(f"class '{name}': {what} is a probability in [0, 1], got {value}")
     return float(value)
 
 
-def _check_color(value: object, name: str) -> tuple[int, int, int] | None:
+def _check_color(value: object, what: str, name: str) -> tuple[int, int, int] | None:
     if value is None:
         return None
     if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
@@ -316,6 +316,23 @@ def _check_color(value: object, name: str) -> tuple[int, int, int] | None:
     fits = all(isinstance(each, int) and not isinstance(each, bool) and 0 <= each <= 255 for each in channels)
     if len(channels) != 3 or not fits:
         raise VocabularyError(
-            f"class '{name}': color must be [red, green, blue] in 0..255 or '#rrggbb', got {value!r}"
+            f"class '{name}': {what} must be [red, green, blue] in 0..255 or '#rrggbb', got {value!r}"
         )
     return channels[0], channels[1], channels[2]
+
+
+def _check_flag(value: object, what: str, name: str) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise VocabularyError(f"class '{name}': {what} must be true or false, got {value!r}")
+
+
+#: How what is said about a class is checked and tidied.
+_CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
+    "prompts": _tidy,
+    "descriptions": _tidy,
+    "background": _check_flag,
+    "threshold": _check_threshold,
+    "color": _check_color,
+    "thing": _check_flag,
+}
