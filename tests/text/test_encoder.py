@@ -411,7 +411,7 @@ def test_other_tokenizers_report_too(tokenizer, extra):
 
 
 def test_vocabularies_load_without_torch():
-    code = "import sys, ovseg.text.vocabulary as v; v.Vocabulary.parse('voc21'); sys.exit('torch' in sys.modules)"
+    code = "import sys, ovseg.text.vocabulary as v; v.Vocabulary.parse('voc21'); exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
