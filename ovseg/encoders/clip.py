@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ovseg.encoders.positions import PositionRule
 from ovseg.encoders.towers import Tower, wrap_tower
+from ovseg.errors import ConfigError
 from ovseg.structures import OpenBlock, PatchFeatures
 from ovseg.windows import check_divisible
 
@@ -37,6 +38,9 @@ class ClipEncoder(nn.Module):
     Raises:
         CheckpointError: the tower has no block that could be opened (ResNets, attention-pooled CoCa ...).
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -98,15 +102,24 @@ class ClipEncoder(nn.Module):
             image: RGB in [0, 1]; H and W multiples of the patch.
             taps: blocks (counted from 0, negative from the end) whose outputs are wanted too.
             positions: how position embeddings are resampled to the grid.
+
+        Raises:
+            ConfigError: a tap names no block before the last.
         """
         tower = self.tower
-        wanted = {index % len(tower.blocks): index for index in taps}
+        depth = len(tower.blocks)
+        taps = tuple(taps)
+        for tap in taps:
+            if not -depth <= tap < depth or tap % depth == depth - 1:
+                raise ConfigError(
+                    f"no tap at block {tap}: the tower has {depth} blocks and the last is the one that is "
+                    f"opened; use 0..{depth - 2}, or {-depth}..-2 from the end"
+                )
         tokens, hw = self.embed(image, positions)
-        tapped = {}
+        tapped: dict[int, Tensor] = {}
         for index, block in enumerate(tower.blocks[:-1]):
             tokens = block(tokens)
-            if index in wanted:
-                tapped[wanted[index]] = tokens
+            tapped |= {tap: tokens for tap in taps if tap % depth == index}
         q, k, v = tower.blocks[-1].split(tokens)
         image_hw = (image.shape[-2], image.shape[-1])
         return OpenBlock(q, k, v, tokens, hw, tower.num_prefix, image_hw, tapped)

@@ -6,7 +6,7 @@ feed forward), finish. The adapters hold no parameters; they read the modules th
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import open_clip.transformer
 import timm.layers
@@ -67,7 +67,7 @@ def wrap_tower(visual: nn.Module) -> Tower:
         return _OpenClipTower(visual)
     if isinstance(visual, TimmModel):
         return _TimmTower(visual)
-    raise _unsupported(f"a {type(visual).__name__}", "it has no transformer block whose attention could be replaced")
+    raise _unsupported(f"a {type(visual).__name__}", "it has no transformer block to open")
 
 
 def _unsupported(what: str, why: str) -> CheckpointError:
@@ -83,7 +83,7 @@ def _heads(tokens: Tensor, heads: int) -> Tensor:
 
 class _OpenClipBlock:
     def __init__(self, block: nn.Module) -> None:
-        self.block = block
+        self.block: Any = block
 
     def __call__(self, tokens: Tensor) -> Tensor:
         return self.block(tokens)
@@ -102,18 +102,18 @@ class _OpenClipBlock:
 
 
 class _OpenClipTower:
-    """`open_clip.transformer.VisionTransformer`: all of OpenAI's and most of LAION's, DataComp's, MetaCLIP's."""
+    """`open_clip.transformer.VisionTransformer`: OpenAI's, most of LAION's, DataComp's, MetaCLIP's, DFN's."""
 
     num_prefix = 1
 
-    def __init__(self, visual: nn.Module) -> None:
+    def __init__(self, visual: Any) -> None:
+        self.visual = visual
         if visual.attn_pool is not None:
             raise _unsupported("attention-pooled (CoCa)", "its patch tokens never enter the shared space")
         if not isinstance(visual.transformer.resblocks[0], open_clip.transformer.ResidualAttentionBlock):
             raise _unsupported("built of custom blocks", "their attention has further norms or scales")
-        self.visual = visual
-        self.patch_hw = tuple(visual.patch_size)
-        self.trained_hw = tuple(visual.grid_size)
+        self.patch_hw: tuple[int, int] = tuple(visual.patch_size)
+        self.trained_hw: tuple[int, int] = tuple(visual.grid_size)
         self.blocks: list[Block] = [_OpenClipBlock(block) for block in visual.transformer.resblocks]
 
     def embed(self, pixels: Tensor, positions: PositionRule) -> tuple[Tensor, tuple[int, int]]:
@@ -131,14 +131,15 @@ class _OpenClipTower:
 
 class _TimmBlock:
     def __init__(self, block: nn.Module) -> None:
-        self.block = block
+        self.block: Any = block
 
     def __call__(self, tokens: Tensor) -> Tensor:
         return self.block(tokens)
 
     def split(self, tokens: Tensor) -> QKV:
         attention = self.block.attn
-        q, k, v = (_heads(part, attention.num_heads) for part in attention.qkv(self.block.norm1(tokens)).chunk(3, -1))
+        qkv = attention.qkv(self.block.norm1(tokens))
+        q, k, v = (_heads(part, attention.num_heads) for part in qkv.chunk(3, dim=-1))
         return attention.q_norm(q), attention.k_norm(k), v
 
     def project(self, values: Tensor) -> Tensor:
@@ -158,21 +159,23 @@ class _TimmTower:
     """
 
     def __init__(self, visual: nn.Module) -> None:
-        trunk = visual.trunk
+        trunk: Any = visual.trunk
         if type(trunk) is not timm.models.vision_transformer.VisionTransformer:
             raise _unsupported(f"a timm {type(trunk).__name__}", "it is no plain VisionTransformer")
         block = trunk.blocks[0]
-        plain = type(block) is timm.models.vision_transformer.Block and isinstance(block.attn, timm.layers.Attention)
-        if not plain or block.attn.gate is not None:
+        plain = type(block) is timm.models.vision_transformer.Block
+        if not plain or not isinstance(block.attn, timm.layers.Attention) or block.attn.gate is not None:
             raise _unsupported("built of custom timm blocks", "their attention has further steps")
         pool = trunk.attn_pool
         if pool is not None and not isinstance(pool, timm.layers.AttentionPoolLatent):
             raise _unsupported(f"pooled by a {type(pool).__name__}", "its values cannot be read one by one")
-        self.visual = visual
-        self.trunk = trunk
-        self.patch_hw = tuple(trunk.patch_embed.patch_size)
-        self.trained_hw = tuple(trunk.patch_embed.grid_size)
-        self.num_prefix = trunk.num_prefix_tokens
+        if pool is not None and pool.pos_embed is not None:
+            raise _unsupported("pooled with positions of its own", "they belong to one grid size")
+        self.visual: Any = visual
+        self.trunk: Any = trunk
+        self.patch_hw: tuple[int, int] = tuple(trunk.patch_embed.patch_size)
+        self.trained_hw: tuple[int, int] = tuple(trunk.patch_embed.grid_size)
+        self.num_prefix: int = trunk.num_prefix_tokens
         self.blocks: list[Block] = [_TimmBlock(block) for block in trunk.blocks]
 
     def embed(self, pixels: Tensor, positions: PositionRule) -> tuple[Tensor, tuple[int, int]]:
@@ -182,7 +185,7 @@ class _TimmTower:
         patches = trunk.patch_embed.norm(grid.flatten(2).mT)
         prefix = [t.expand(len(grid), -1, -1) for t in (trunk.cls_token, trunk.reg_token) if t is not None]
         embedded_prefix = 0 if trunk.no_embed_class else self.num_prefix
-        embedding = 0
+        embedding: Tensor | int = 0
         if trunk.pos_embed is not None:
             embedding = resample_positions(
                 trunk.pos_embed[0], self.trained_hw, hw, positions, num_prefix=embedded_prefix
