@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ class Inferencer:
         ...     print(result.shares())
 
     Args:
-        method: a published method's name (see `ovseg.methods.METHODS`).
+        method: a published method's name (see `ovseg.methods.METHODS`), or a function of your own that builds
+            a scorer around an encoder and takes the options.
         encoder: a name of `ovseg.encoders.weights`, or `architecture:tag` of open_clip; None takes the best
             that is in the local cache, else the default download. "bundled" is the small model in the package.
         weights: a local file instead of the encoder's own.
@@ -93,7 +95,7 @@ class Inferencer:
 
     def __init__(
         self,
-        method: str = "maskclip",
+        method: str | Callable[..., Scorer] = "maskclip",
         *,
         encoder: str | None = None,
         weights: str | Path | None = None,
@@ -105,8 +107,7 @@ class Inferencer:
         text_cache: str | Path | None = None,
         **options: Any,
     ) -> None:
-        unknown = set(options) - set(options_of(method))
-        if unknown:
+        if isinstance(method, str) and set(options) - set(options_of(method)):
             build_method(method, None, **options)  # raises, naming the valid options  # type: ignore[arg-type]
         target = resolve_device(device)
         torch_dtype = resolve_dtype(dtype, target)
@@ -119,11 +120,12 @@ class Inferencer:
             name=loaded.name,
             weights_sha256=loaded.weights_sha256,
         )
-        self.method = method
-        self.options = options_of(method) | options
+        self.method = method if isinstance(method, str) else method.__name__
+        self.options = (options_of(method) if isinstance(method, str) else {}) | options
         self.dtype = dtype
         self.notice: str | None = loaded.notice
-        self.scorer: Scorer = build_method(method, tower, **options).eval()
+        build = partial(build_method, method) if isinstance(method, str) else method
+        self.scorer: Scorer = build(tower, **options).eval()
         self.text_encoder = TextEncoder(
             loaded.model,
             loaded.tokenizer,
