@@ -7,6 +7,7 @@ head, h w grid cells, H W pixels. Height comes before width, always.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from ovseg.errors import ShapeError, VocabularyError
 
-#: Pixels times queries held at once while labels are computed (floats: 64 MiB).
-CHUNK_ELEMENTS = 16 * 2**20
+#: Pixels times queries held at once while labels are computed, by device: on a CPU a piece stays in the cache.
+TILE_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 
 
 @dataclass(frozen=True)
@@ -212,20 +213,24 @@ class Resampling:
         return self.rows.to(grid.dtype) @ grid @ self.cols.to(grid.dtype).T
 
     def tiles(
-        self, grid: Float[Tensor, "Q h w"], max_elements: int = CHUNK_ELEMENTS
+        self, grid: Float[Tensor, "Q h w"], max_elements: int | None = None
     ) -> Iterator[tuple[slice, slice, Float[Tensor, "Q y x"]]]:
         """The picture piece by piece: `(rows, columns, values)`, each of about `max_elements` at most."""
         height, width = self.size_hw
-        per_tile = max(max_elements // grid.shape[0], 1)
-        tile_w = min(width, per_tile)
+        limit = max_elements or TILE_ELEMENTS.get(grid.device.type, TILE_ELEMENTS["cpu"])
+        per_tile = max(limit // grid.shape[0], 1)
+        tile_w = min(width, math.isqrt(per_tile))
         tile_h = max(1, min(height, per_tile // tile_w))
+        by_row = grid.transpose(0, 1).contiguous()  # (h, Q, w): then both products are plain matrix products
         for left in range(0, width, tile_w):
             xs = slice(left, min(left + tile_w, width))
             cols, used_w = _used(self.cols[xs])
             for top in range(0, height, tile_h):
                 ys = slice(top, min(top + tile_h, height))
                 rows, used_h = _used(self.rows[ys])
-                yield ys, xs, rows.to(grid.dtype) @ (grid[:, used_h, used_w] @ cols.to(grid.dtype).T)
+                wide = by_row[used_h, :, used_w] @ cols.to(grid.dtype).T
+                piece = rows.to(grid.dtype) @ wide.flatten(1)
+                yield ys, xs, piece.unflatten(1, wide.shape[1:]).transpose(0, 1)
 
 
 def _used(matrix: Tensor) -> tuple[Tensor, slice]:
@@ -322,38 +327,66 @@ class ScoreMap:
         return self.per_class((cosine * self.temperature).softmax(dim=0))
 
     def tiles(
-        self, index: int, size_hw: tuple[int, int], *, probabilities: bool = True
+        self, index: int, size_hw: tuple[int, int]
     ) -> Iterator[tuple[slice, slice, Float[Tensor, "K y x"]]]:
-        """One image's class scores at full size, piece by piece (bounded memory, any K).
+        """One image's class probabilities at full size, piece by piece (bounded memory, any K).
 
         Args:
             index: which image of the batch.
             size_hw: size of the picture; the map's own `image_hw`, or any other.
-            probabilities: False gives the best cosine per class where that has the same order (and
-                saves the softmax); probabilities where `softmax_at` is "patch".
         """
         resampling = self.resampling.then(size_hw)
         cosine = self.cosine[index].float()
         if self.softmax_at == "patch":
             yield from resampling.tiles(self.class_probabilities(cosine))
-            return
-        for ys, xs, piece in resampling.tiles(cosine):
-            yield ys, xs, self.class_probabilities(piece) if probabilities else self.per_class(piece)
+        else:
+            for ys, xs, piece in resampling.tiles(cosine):
+                yield ys, xs, self.class_probabilities(piece)
 
     def labels(
         self, size_hw: tuple[int, int] | None = None, *, allowed: Bool[Tensor, "B K"] | None = None
     ) -> tuple[Int[Tensor, "B H W"], Float[Tensor, "B H W"]]:
         """The best class of every pixel and its probability, in bounded memory.
 
+        The same as the first of `topk`, without computing the other classes' probabilities.
+
         Args:
             size_hw: size of the picture, by default `image_hw`.
             allowed: classes that take part, by image; the others count as probability 0.
         """
-        values, indices = self.topk(1, size_hw, allowed=allowed)
-        return indices[:, 0], values[:, 0]
+        size_hw = size_hw or self.image_hw
+        labels = torch.empty(len(self), *size_hw, dtype=torch.long)
+        confidence = torch.empty(len(self), *size_hw)
+        resampling = self.resampling.then(size_hw)
+        for index in range(len(self)):
+            barred = None if allowed is None else ~allowed[index].to(self.cosine.device)
+            cosine = self.cosine[index].float()
+            if self.softmax_at == "patch":
+                grid, best_of = self.class_probabilities(cosine), _best_probability
+            else:
+                grid, best_of = cosine * self.temperature, self._best_logit
+            for ys, xs, piece in resampling.tiles(grid):
+                best, which = best_of(piece, barred)
+                labels[index, ys, xs] = which.cpu()
+                confidence[index, ys, xs] = best.cpu()
+        return labels, confidence
+
+    def _best_logit(
+        self, logits: Float[Tensor, "Q y x"], barred: Bool[Tensor, " K"] | None
+    ) -> tuple[Float[Tensor, "y x"], Int[Tensor, "y x"]]:
+        """Probability and index of the best class: `exp(best) / sum(exp)`, one exponential per query."""
+        classes = self.per_class(logits)
+        if barred is None:
+            best, which = classes.max(dim=0)
+            peak = best
+        else:
+            peak = classes.amax(dim=0)
+            best, which = classes.masked_fill(barred[:, None, None], -torch.inf).max(dim=0)
+        competitors = classes if self.softmax_over == "class" else logits
+        return (best - peak).exp() / (competitors - peak).exp_().sum(dim=0), which
 
     def topk(
-        self, k: int, size_hw: tuple[int, int] | None = None, *, allowed: Bool[Tensor, "B K"] | None = None
+        self, k: int, size_hw: tuple[int, int] | None = None
     ) -> tuple[Float[Tensor, "B k H W"], Int[Tensor, "B k H W"]]:
         """The k best classes of every pixel, in bounded memory: `(probabilities, class indices)`."""
         size_hw = size_hw or self.image_hw
@@ -361,9 +394,15 @@ class ScoreMap:
         indices = torch.empty(len(self), k, *size_hw, dtype=torch.long)
         for index in range(len(self)):
             for ys, xs, piece in self.tiles(index, size_hw):
-                if allowed is not None:
-                    piece = piece * allowed[index, :, None, None].to(piece)
-                best, which = piece.topk(k, dim=0) if k > 1 else piece.max(dim=0, keepdim=True)
+                best, which = piece.topk(k, dim=0)
                 values[index, :, ys, xs] = best.cpu()
                 indices[index, :, ys, xs] = which.cpu()
         return values, indices
+
+
+def _best_probability(
+    probabilities: Float[Tensor, "K y x"], barred: Bool[Tensor, " K"] | None
+) -> tuple[Float[Tensor, "y x"], Int[Tensor, "y x"]]:
+    if barred is not None:
+        probabilities = probabilities.masked_fill(barred[:, None, None], 0)
+    return probabilities.max(dim=0)

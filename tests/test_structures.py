@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import random_bank
 
 from ovseg.errors import ShapeError, VocabularyError
-from ovseg.structures import Affinity, Resampling, ScoreMap, SoftmaxTerm, TextBank, bilinear_matrix
+from ovseg.structures import TILE_ELEMENTS, Affinity, Resampling, ScoreMap, SoftmaxTerm, TextBank, bilinear_matrix
 
 
 def score_map(bank: TextBank | None = None, batch: int = 2, hw=(5, 7), size=(33, 58), **options) -> ScoreMap:
@@ -90,7 +90,7 @@ class TestScoreMap:
     def test_chunks_do_not_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         m = score_map()
         whole = m.labels()
-        monkeypatch.setattr(Resampling.tiles, "__defaults__", (40,))
+        monkeypatch.setitem(TILE_ELEMENTS, "cpu", 40)
         pieces = m.labels()
         assert (whole[0] == pieces[0]).float().mean() > 0.999
         torch.testing.assert_close(whole[1], pieces[1], atol=1e-5, rtol=1e-5)
