@@ -15,7 +15,8 @@ from ovseg.correlation import Correlation
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.positions import PositionRule
 from ovseg.errors import ShapeError
-from ovseg.structures import DenseFeatures, PatchFeatures, ScoreMap, TextBank
+from ovseg.score_map import ScoreMap
+from ovseg.structures import DenseFeatures, PatchFeatures, TextBank
 from ovseg.windows import WindowPlan, resize_image, resized_hw
 
 

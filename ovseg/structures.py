@@ -7,21 +7,17 @@ head, h w grid cells, H W pixels. Height comes before width, always.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ovseg.errors import ShapeError, VocabularyError
-
-#: Pixels times queries held at once while labels are computed, by device: on a CPU a piece stays in the cache.
-TILE_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
-
+from ovseg.resampling import Resampling
 
 @dataclass(frozen=True)
 class PatchFeatures:
@@ -154,10 +150,15 @@ class TextBank:
                 f"at least once and nothing else, got {sorted(spoken_for)[:20]}"
             )
 
-    @property
+    @cached_property
     def one_query_per_class(self) -> bool:
         """Whether query `i` is class `i`, so that nothing needs merging."""
         return self.class_of_query.tolist() == list(range(len(self.names)))
+
+    @cached_property
+    def queries_of_class(self) -> tuple[Int[Tensor, " n"], ...]:
+        """The queries that speak for each class."""
+        return tuple((self.class_of_query == k).nonzero()[:, 0] for k in range(len(self.names)))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TextBank:
         """A copy on another device, with embeddings in another dtype."""
@@ -166,86 +167,6 @@ class TextBank:
             embeddings=self.embeddings.to(device=device, dtype=dtype),
             class_of_query=self.class_of_query.to(device),
         )
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """How a grid of cells becomes a picture: `rows @ grid @ cols.T`.
-
-    Bilinear upsampling, cropping a padded border, averaging overlapping windows and a second resize are
-    all linear and act on rows and columns separately, so any chain of them is this pair of matrices.
-    Cells of several windows lie side by side in one grid (a mosaic), and the full-size picture of all
-    classes is never built: any band of it is a small product.
-
-    Attributes:
-        rows: `(H, h)`.
-        cols: `(W, w)`.
-    """
-
-    rows: Float[Tensor, "H h"]
-    cols: Float[Tensor, "W w"]
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Pixels `(H, W)` of the picture."""
-        return self.rows.shape[0], self.cols.shape[0]
-
-    @classmethod
-    def bilinear(cls, grid_hw: tuple[int, int], size_hw: tuple[int, int]) -> Resampling:
-        """Plain bilinear upsampling of a grid, `align_corners=False`, no antialias."""
-        return cls(bilinear_matrix(grid_hw[0], size_hw[0]), bilinear_matrix(grid_hw[1], size_hw[1]))
-
-    def then(self, size_hw: tuple[int, int]) -> Resampling:
-        """The same picture, resized bilinearly once more. Nothing happens where the size is the same."""
-        if size_hw == self.size_hw:
-            return self
-        return Resampling(
-            bilinear_matrix(self.rows.shape[0], size_hw[0]).to(self.rows) @ self.rows,
-            bilinear_matrix(self.cols.shape[0], size_hw[1]).to(self.cols) @ self.cols,
-        )
-
-    def to(self, device: torch.device | str) -> Resampling:
-        """A copy on another device."""
-        return Resampling(self.rows.to(device), self.cols.to(device))
-
-    def apply(self, grid: Float[Tensor, "*lead h w"]) -> Float[Tensor, "*lead H W"]:
-        """The whole picture. Costs leading axes times H times W; see `tiles` for the frugal way."""
-        return self.rows.to(grid.dtype) @ grid @ self.cols.to(grid.dtype).T
-
-    def tiles(
-        self, grid: Float[Tensor, "Q h w"], max_elements: int | None = None
-    ) -> Iterator[tuple[slice, slice, Float[Tensor, "Q y x"]]]:
-        """The picture piece by piece: `(rows, columns, values)`, each of about `max_elements` at most."""
-        height, width = self.size_hw
-        limit = max_elements or TILE_ELEMENTS.get(grid.device.type, TILE_ELEMENTS["cpu"])
-        per_tile = max(limit // grid.shape[0], 1)
-        tile_w = min(width, math.isqrt(per_tile))
-        tile_h = max(1, min(height, per_tile // tile_w))
-        by_row = grid.transpose(0, 1).contiguous()  # (h, Q, w): then both products are plain matrix products
-        for left in range(0, width, tile_w):
-            xs = slice(left, min(left + tile_w, width))
-            cols, used_w = _used(self.cols[xs])
-            for top in range(0, height, tile_h):
-                ys = slice(top, min(top + tile_h, height))
-                rows, used_h = _used(self.rows[ys])
-                wide = by_row[used_h, :, used_w] @ cols.to(grid.dtype).T
-                piece = rows.to(grid.dtype) @ wide.flatten(1)
-                yield ys, xs, piece.unflatten(1, wide.shape[1:]).transpose(0, 1)
-
-
-def _used(matrix: Tensor) -> tuple[Tensor, slice]:
-    """The matrix without the leading and trailing columns that are all zero."""
-    columns = matrix.any(dim=0).nonzero()
-    used = slice(int(columns[0]), int(columns[-1]) + 1)
-    return matrix[:, used], used
-
-
-def bilinear_matrix(cells: int, pixels: int) -> Float[Tensor, "pixels cells"]:
-    """The matrix of a one-dimensional bilinear resize, torch's `interpolate(align_corners=False)`."""
-    if cells < 1 or pixels < 1:
-        raise ShapeError(f"cannot resize {cells} cells to {pixels} pixels: both must be at least 1")
-    basis = torch.eye(cells)[None]
-    return F.interpolate(basis, size=pixels, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 @dataclass(frozen=True)
@@ -259,150 +180,3 @@ class DenseFeatures:
 
     grid: Float[Tensor, "B D h w"]
     resampling: Resampling
-
-
-@dataclass(frozen=True)
-class ScoreMap:
-    """How well each query fits each cell: the map that every head reads.
-
-    Attributes:
-        cosine: `(B, Q, h, w)`, similarity of patch and text in [-1, 1].
-        bank: the words behind Q.
-        temperature: logits are `temperature * cosine` (a logit scale: 40, 50, 100 ...).
-        resampling: from the grid to `image_hw`.
-        softmax_at: "pixel" takes probabilities after upsampling cosines (the SCLIP family);
-            "patch" upsamples and averages probabilities (CLIP-DINOiser).
-        softmax_over: "query" as published (synonyms compete with each other, so each one added lowers
-            all probabilities); "class" takes the best query of a class first.
-    """
-
-    cosine: Float[Tensor, "B Q h w"]
-    bank: TextBank
-    temperature: float
-    resampling: Resampling
-    softmax_at: Literal["pixel", "patch"] = "pixel"
-    softmax_over: Literal["query", "class"] = "query"
-
-    @property
-    def image_hw(self) -> tuple[int, int]:
-        """Pixels `(H, W)` that `resampling` leads to."""
-        return self.resampling.size_hw
-
-    def __len__(self) -> int:
-        return self.cosine.shape[0]
-
-    def select(self, index: int) -> ScoreMap:
-        """The map of one image of the batch."""
-        return replace(self, cosine=self.cosine[index : index + 1])
-
-    @property
-    def logits(self) -> Float[Tensor, "B Q h w"]:
-        """`temperature * cosine` on the grid, float32."""
-        return self.cosine.float() * self.temperature
-
-    @property
-    def probabilities(self) -> Float[Tensor, "B K h w"]:
-        """Class probabilities on the grid, without upsampling. See `class_probabilities`."""
-        return torch.stack([self.class_probabilities(each) for each in self.cosine.float()])
-
-    def per_class(self, values: Float[Tensor, "Q *space"]) -> Float[Tensor, "K *space"]:
-        """The best query of each class: maximum over the queries that speak for it."""
-        if self.bank.one_query_per_class:
-            return values
-        queries = [(self.bank.class_of_query == k).nonzero()[:, 0] for k in range(len(self.bank.names))]
-        best = values[torch.stack([each[0] for each in queries])]
-        for k, several in enumerate(queries):
-            if len(several) > 1:
-                best[k] = values[several].amax(dim=0)
-        return best
-
-    def class_probabilities(self, cosine: Float[Tensor, "Q *space"]) -> Float[Tensor, "K *space"]:
-        """Class probabilities from cosines.
-
-        With `softmax_over="query"` the sum over classes is at most 1, as published: a class has the
-        probability of its best query.
-        """
-        if self.softmax_over == "class":
-            return (self.per_class(cosine) * self.temperature).softmax(dim=0)
-        return self.per_class((cosine * self.temperature).softmax(dim=0))
-
-    def tiles(
-        self, index: int, size_hw: tuple[int, int]
-    ) -> Iterator[tuple[slice, slice, Float[Tensor, "K y x"]]]:
-        """One image's class probabilities at full size, piece by piece (bounded memory, any K).
-
-        Args:
-            index: which image of the batch.
-            size_hw: size of the picture; the map's own `image_hw`, or any other.
-        """
-        resampling = self.resampling.then(size_hw)
-        cosine = self.cosine[index].float()
-        if self.softmax_at == "patch":
-            yield from resampling.tiles(self.class_probabilities(cosine))
-        else:
-            for ys, xs, piece in resampling.tiles(cosine):
-                yield ys, xs, self.class_probabilities(piece)
-
-    def labels(
-        self, size_hw: tuple[int, int] | None = None, *, allowed: Bool[Tensor, "B K"] | None = None
-    ) -> tuple[Int[Tensor, "B H W"], Float[Tensor, "B H W"]]:
-        """The best class of every pixel and its probability, in bounded memory.
-
-        The same as the first of `topk`, without computing the other classes' probabilities.
-
-        Args:
-            size_hw: size of the picture, by default `image_hw`.
-            allowed: classes that take part, by image; the others count as probability 0.
-        """
-        size_hw = size_hw or self.image_hw
-        labels = torch.empty(len(self), *size_hw, dtype=torch.long)
-        confidence = torch.empty(len(self), *size_hw)
-        resampling = self.resampling.then(size_hw)
-        for index in range(len(self)):
-            barred = None if allowed is None else ~allowed[index].to(self.cosine.device)
-            cosine = self.cosine[index].float()
-            if self.softmax_at == "patch":
-                grid, best_of = self.class_probabilities(cosine), _best_probability
-            else:
-                grid, best_of = cosine * self.temperature, self._best_logit
-            for ys, xs, piece in resampling.tiles(grid):
-                best, which = best_of(piece, barred)
-                labels[index, ys, xs] = which.cpu()
-                confidence[index, ys, xs] = best.cpu()
-        return labels, confidence
-
-    def _best_logit(
-        self, logits: Float[Tensor, "Q y x"], barred: Bool[Tensor, " K"] | None
-    ) -> tuple[Float[Tensor, "y x"], Int[Tensor, "y x"]]:
-        """Probability and index of the best class: `exp(best) / sum(exp)`, one exponential per query."""
-        classes = self.per_class(logits)
-        if barred is None:
-            best, which = classes.max(dim=0)
-            peak = best
-        else:
-            peak = classes.amax(dim=0)
-            best, which = classes.masked_fill(barred[:, None, None], -torch.inf).max(dim=0)
-        competitors = classes if self.softmax_over == "class" else logits
-        return (best - peak).exp() / (competitors - peak).exp_().sum(dim=0), which
-
-    def topk(
-        self, k: int, size_hw: tuple[int, int] | None = None
-    ) -> tuple[Float[Tensor, "B k H W"], Int[Tensor, "B k H W"]]:
-        """The k best classes of every pixel, in bounded memory: `(probabilities, class indices)`."""
-        size_hw = size_hw or self.image_hw
-        values = torch.empty(len(self), k, *size_hw)
-        indices = torch.empty(len(self), k, *size_hw, dtype=torch.long)
-        for index in range(len(self)):
-            for ys, xs, piece in self.tiles(index, size_hw):
-                best, which = piece.topk(k, dim=0)
-                values[index, :, ys, xs] = best.cpu()
-                indices[index, :, ys, xs] = which.cpu()
-        return values, indices
-
-
-def _best_probability(
-    probabilities: Float[Tensor, "K y x"], barred: Bool[Tensor, " K"] | None
-) -> tuple[Float[Tensor, "y x"], Int[Tensor, "y x"]]:
-    if barred is not None:
-        probabilities = probabilities.masked_fill(barred[:, None, None], 0)
-    return probabilities.max(dim=0)

@@ -2,7 +2,7 @@
 
 Only arithmetic on sizes and boxes. All windows of an image have the same size, so they make one batch;
 their patch grids are laid side by side in a mosaic, and `Windows.resampling` is the pair of matrices that
-turns the mosaic into the picture (see `structures.Resampling`).
+turns the mosaic into the picture (see `resampling.Resampling`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ovseg.errors import ConfigError, ShapeError
-from ovseg.structures import Resampling, bilinear_matrix
+from ovseg.resampling import Resampling, bilinear_matrix
 
 LONG_SIDE = 2048
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovseg.encoders.clip import ClipEncoder
-from ovseg.structures import ScoreMap, TextBank
+from ovseg.score_map import ScoreMap
+from ovseg.structures import TextBank
 
 ROOT = Path(os.environ.get("OVSEG_GOLDEN_DIR", Path(__file__).parent / "golden"))
 
@@ -95,7 +96,7 @@ def cases(method: str) -> list:
 
 def query_cosines(score_map: ScoreMap, size_hw: tuple[int, int]) -> Tensor:
     """Full-size cosine maps `(Q, H, W)` of the first image."""
-    return score_map.resampling.then(size_hw).apply(score_map.cosine[0])
+    return score_map.pictures(0, score_map.cosine[0], size_hw)
 
 
 def class_scores(score_map: ScoreMap, size_hw: tuple[int, int]) -> Tensor:

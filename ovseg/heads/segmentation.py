@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ovseg.errors import ConfigError
 from ovseg.results import Segmentation, void_label
-from ovseg.structures import ScoreMap
+from ovseg.score_map import ScoreMap
 
 
 class SegmentationHead(nn.Module):
@@ -57,15 +57,15 @@ class SegmentationHead(nn.Module):
         void = void_label(len(bank.names))
         fallback = min(bank.background) if bank.background else void
         own = bank.thresholds or (None,) * len(bank.names)
-        limits = torch.tensor([self.threshold if each is None else each for each in own])
+        limits = confidence.new_tensor([self.threshold if each is None else each for each in own])
         labels = torch.where(confidence < limits[labels], fallback, labels)
         scores = score_map.probabilities.cpu().numpy() if self.keep_scores else None
         dtype = np.uint8 if void == 255 else np.uint16
         return [
             Segmentation(
-                labels=labels[index].numpy().astype(dtype),
+                labels=labels[index].cpu().numpy().astype(dtype),
                 names=bank.names,
-                confidence=confidence[index].numpy(),
+                confidence=confidence[index].cpu().numpy(),
                 background=bank.background,
                 colors=None if colors is None else tuple(colors),
                 void=void,
@@ -76,6 +76,6 @@ class SegmentationHead(nn.Module):
 
     def _large_enough(self, labels: Int[Tensor, "H W"], score_map: ScoreMap) -> Bool[Tensor, " K"]:
         counts = torch.bincount(labels.flatten(), minlength=len(score_map.bank.names))
-        foreground = torch.tensor([k not in score_map.bank.background for k in range(len(counts))])
+        foreground = torch.tensor([k not in score_map.bank.background for k in range(len(counts))]).to(counts.device)
         enough = counts > self.area_threshold * counts[foreground].sum()
         return enough | ~foreground

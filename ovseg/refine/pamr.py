@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ovseg.structures import Resampling, ScoreMap
-
-#: Query maps refined at once, in floats (64 MiB).
-CHUNK_ELEMENTS = 16 * 2**20
+from ovseg.errors import ConfigError
+from ovseg.score_map import ScoreMap
 
 
 class PAMR(nn.Module):
     """Averages each pixel's scores over its dilated 8-neighbourhoods, weighted by colour similarity.
 
     With `w = softmax_j mean_c(-|I_c - I_c(j)| / (0.1 std_c))`, repeats `m <- sum_j w_j m(j)`; the centre is
-    not among the neighbours. Works at full image size, so memory is queries times pixels.
+    not among the neighbours. Works at full image size on a few queries at a time: memory grows with pixels
+    (16 weights each), time with queries times pixels.
 
     Source: Araslanov and Roth, arXiv 2005.08104, section 3.3; settings as in NACLIP (10 steps) and SCLIP (0).
     Colours need no normalisation: the weights do not change when a channel is scaled or shifted.
@@ -32,11 +31,13 @@ class PAMR(nn.Module):
 
     def __init__(self, steps: int = 10, dilations: Sequence[int] = (8, 16)) -> None:
         super().__init__()
+        if steps < 0 or not dilations or min(dilations) < 1:
+            raise ConfigError(f"PAMR takes steps >= 0 and dilations >= 1, got {steps} and {tuple(dilations)}")
         self.steps = steps
         self.dilations = tuple(dilations)
 
     def forward(self, score_map: ScoreMap, image: Float[Tensor, "B 3 H W"]) -> ScoreMap:
-        """A score map at `score_map.image_hw` whose cosines are refined.
+        """The score map with one spread for each image.
 
         Args:
             score_map: of the images.
@@ -47,35 +48,50 @@ class PAMR(nn.Module):
         size_hw = score_map.image_hw
         if (image.shape[-2], image.shape[-1]) != size_hw:
             image = F.interpolate(image, size=size_hw, mode="bilinear", align_corners=False)
-        refined = []
-        per_chunk = max(CHUNK_ELEMENTS // (size_hw[0] * size_hw[1]), 1)
-        for cosine, pixels in zip(score_map.cosine.float(), image.float(), strict=True):
-            weights = self.weights(pixels)
-            maps = [self._spread(score_map.resampling.apply(part), weights) for part in cosine.split(per_chunk)]
-            refined.append(torch.cat(maps))
-        identity = Resampling.bilinear(size_hw, size_hw).to(score_map.cosine.device)
-        return replace(score_map, cosine=torch.stack(refined), resampling=identity)
+        spreads = (ColourSpread(colour_weights(each, self.dilations), self.steps, self.dilations) for each in image)
+        return replace(score_map, spreads=tuple(spreads))
 
-    def weights(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "J H W"]:
-        """The weight of each of the J = 8 x dilations neighbours; they sum to 1 over J."""
-        with_centre = [torch.stack([image, *self._neighbours(image, d)]) for d in self.dilations]
-        std = torch.cat(with_centre).std(dim=0)
-        neighbours = torch.cat([each[1:] for each in with_centre])
-        return (-(image - neighbours).abs() / (1e-8 + 0.1 * std)).mean(dim=1).softmax(dim=0)
 
-    def _spread(self, maps: Float[Tensor, "Q H W"], weights: Float[Tensor, "J H W"]) -> Float[Tensor, "Q H W"]:
+@dataclass(frozen=True)
+class ColourSpread:
+    """PAMR for one image, ready for any maps.
+
+    Attributes:
+        weights: of the J = 8 x dilations neighbours `(J, H, W)`, summing to 1 over J.
+        steps: how often.
+        dilations: distances of the neighbours in pixels.
+    """
+
+    weights: Float[Tensor, "J H W"]
+    steps: int
+    dilations: tuple[int, ...]
+
+    def __call__(self, maps: Float[Tensor, "Q H W"]) -> Float[Tensor, "Q H W"]:
+        """The maps, spread `steps` times."""
         for _ in range(self.steps):
-            neighbours = (each for d in self.dilations for each in self._neighbours(maps, d))
             total = torch.zeros_like(maps)
-            for weight, values in zip(weights, neighbours, strict=True):
+            for weight, values in zip(self.weights, neighbours(maps, self.dilations), strict=True):
                 total.addcmul_(weight.expand_as(values), values)
             maps = total
         return maps
 
-    @staticmethod
-    def _neighbours(maps: Float[Tensor, "C H W"], distance: int) -> Iterator[Float[Tensor, "C H W"]]:
-        """The 8 neighbours at a distance, row by row, borders replicated."""
-        height, width = maps.shape[-2:]
+
+def colour_weights(image: Float[Tensor, "3 H W"], dilations: Sequence[int]) -> Float[Tensor, "J H W"]:
+    """How much each pixel listens to each neighbour: a softmax over the J of them."""
+    count = 9 * len(dilations)  # the centre counts once for every dilation
+    centres = len(dilations)
+    mean = sum(neighbours(image, dilations), centres * image) / count
+    squares = ((each - mean).square() for each in neighbours(image, dilations))
+    std = (sum(squares, centres * (image - mean).square()) / (count - 1)).sqrt()
+    sharpness = 1 / (1e-8 + 0.1 * std)
+    logits = [-((image - each).abs() * sharpness).mean(dim=0) for each in neighbours(image, dilations)]
+    return torch.stack(logits).softmax(dim=0)
+
+
+def neighbours(maps: Float[Tensor, "C H W"], dilations: Sequence[int]) -> Iterator[Float[Tensor, "C H W"]]:
+    """The 8 neighbours at each distance, row by row, borders replicated."""
+    height, width = maps.shape[-2:]
+    for distance in dilations:
         padded = F.pad(maps[None], (distance,) * 4, mode="replicate")[0]
         for y in (0, distance, 2 * distance):
             for x in (0, distance, 2 * distance):

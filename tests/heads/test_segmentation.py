@@ -9,7 +9,9 @@ from conftest import random_bank
 
 from ovseg.errors import ConfigError
 from ovseg.heads import SegmentationHead
-from ovseg.structures import Resampling, ScoreMap, TextBank
+from ovseg.resampling import Resampling
+from ovseg.score_map import ScoreMap
+from ovseg.structures import TextBank
 
 
 def score_map(bank: TextBank, batch: int = 2) -> ScoreMap:

@@ -1,0 +1,228 @@
+"""The pixel-text score map: how well each query fits each cell, and how that becomes classes of pixels.
+
+Axis letters as in `ovseg.structures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ovseg.resampling import Resampling, tile_elements
+from ovseg.structures import TextBank
+
+#: Mixes the pixels of maps `(Q, H, W)`, each map alone, keeping the size (PAMR).
+Spread = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """How well each query fits each cell: the map that every head reads.
+
+    Attributes:
+        cosine: `(B, Q, h, w)`, similarity of patch and text in [-1, 1].
+        bank: the words behind Q.
+        temperature: logits are `temperature * cosine` (a logit scale: 40, 50, 100 ...).
+        resampling: from the grid to `image_hw`.
+        softmax_at: "pixel" takes probabilities after upsampling cosines (the SCLIP family);
+            "patch" upsamples and averages probabilities (CLIP-DINOiser).
+        softmax_over: "query" as published (synonyms compete with each other, so each one added lowers
+            all probabilities); "class" takes the best query of a class first.
+        spreads: one for each image, or none: applied to upsampled maps, a few at a time.
+    """
+
+    cosine: Float[Tensor, "B Q h w"]
+    bank: TextBank
+    temperature: float
+    resampling: Resampling
+    softmax_at: Literal["pixel", "patch"] = "pixel"
+    softmax_over: Literal["query", "class"] = "query"
+    spreads: tuple[Spread, ...] = ()
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Pixels `(H, W)` that `resampling` leads to."""
+        return self.resampling.size_hw
+
+    def __len__(self) -> int:
+        return self.cosine.shape[0]
+
+    def select(self, index: int) -> ScoreMap:
+        """The map of one image of the batch."""
+        one = slice(index, index + 1)
+        return replace(self, cosine=self.cosine[one], spreads=self.spreads[one])
+
+    @property
+    def logits(self) -> Float[Tensor, "B Q h w"]:
+        """`temperature * cosine` on the grid, float32."""
+        return self.cosine.float() * self.temperature
+
+    @property
+    def probabilities(self) -> Float[Tensor, "B K h w"]:
+        """Class probabilities on the grid, without upsampling. See `class_probabilities`."""
+        return torch.stack([self.class_probabilities(each) for each in self.logits])
+
+    def per_class(self, values: Float[Tensor, "Q *space"]) -> Float[Tensor, "K *space"]:
+        """The best query of each class: maximum over the queries that speak for it."""
+        if self.bank.one_query_per_class:
+            return values
+        queries = self.bank.queries_of_class
+        best = values[torch.stack([each[0] for each in queries])]
+        for k, several in enumerate(queries):
+            if len(several) > 1:
+                best[k] = values[several].amax(dim=0)
+        return best
+
+    def class_probabilities(self, logits: Float[Tensor, "Q *space"]) -> Float[Tensor, "K *space"]:
+        """Class probabilities from logits.
+
+        With `softmax_over="query"` the sum over classes is at most 1, as published: a class has the
+        probability of its best query.
+        """
+        if self.softmax_over == "class":
+            return self.per_class(logits).softmax(dim=0)
+        return self.per_class(logits.softmax(dim=0))
+
+    def pictures(
+        self, index: int, maps: Float[Tensor, "M h w"], size_hw: tuple[int, int]
+    ) -> Float[Tensor, "M H W"]:
+        """Maps on one image's grid, upsampled, spread, and resized to `size_hw`."""
+        if not self.spreads:
+            return self.resampling.then(size_hw).apply(maps)
+        spread = self.spreads[index](self.resampling.apply(maps))
+        return Resampling.bilinear(self.image_hw, self.image_hw).to(maps.device).then(size_hw).apply(spread)
+
+    def tiles(
+        self, index: int, size_hw: tuple[int, int]
+    ) -> Iterator[tuple[slice, slice, Float[Tensor, "K y x"]]]:
+        """One image's class probabilities at full size, piece by piece: bounded memory for any K.
+
+        With spreads, which need the whole picture, there is one piece.
+
+        Args:
+            index: which image of the batch.
+            size_hw: size of the picture; the map's own `image_hw`, or any other.
+        """
+        grid = self.logits[index]
+        patch = self.softmax_at == "patch"
+        if patch:
+            grid = self.class_probabilities(grid)
+        if self.spreads:
+            picture = torch.cat([self.pictures(index, part, size_hw) for part in grid.split(1)])
+            yield slice(None), slice(None), picture if patch else self.class_probabilities(picture)
+            return
+        for ys, xs, piece in self.resampling.then(size_hw).tiles(grid):
+            yield ys, xs, piece if patch else self.class_probabilities(piece)
+
+    def topk(
+        self, k: int, size_hw: tuple[int, int] | None = None
+    ) -> tuple[Float[Tensor, "B k H W"], Int[Tensor, "B k H W"]]:
+        """The k best classes of every pixel: `(probabilities, class indices)`, best first."""
+        size_hw = size_hw or self.image_hw
+        values = self.cosine.new_empty((len(self), k, *size_hw), dtype=torch.float32)
+        indices = torch.empty_like(values, dtype=torch.long)
+        for index in range(len(self)):
+            for ys, xs, piece in self.tiles(index, size_hw):
+                values[index, :, ys, xs], indices[index, :, ys, xs] = piece.topk(k, dim=0)
+        return values, indices
+
+    def labels(
+        self, size_hw: tuple[int, int] | None = None, *, allowed: Bool[Tensor, "B K"] | None = None
+    ) -> tuple[Int[Tensor, "B H W"], Float[Tensor, "B H W"]]:
+        """The best class of every pixel and its probability. Memory does not grow with K times pixels.
+
+        The same as the first of `topk`, without the other classes' probabilities: one exponential per
+        query and pixel.
+
+        Args:
+            size_hw: size of the picture, by default `image_hw`.
+            allowed: classes that take part, by image; the others count as probability 0.
+        """
+        size_hw = size_hw or self.image_hw
+        confidence = self.cosine.new_empty((len(self), *size_hw), dtype=torch.float32)
+        labels = torch.empty_like(confidence, dtype=torch.long)
+        for index in range(len(self)):
+            everything = torch.zeros(len(self.bank.names), dtype=torch.bool)
+            barred = (everything if allowed is None else ~allowed[index]).to(self.cosine.device)
+            for ys, xs, best, which in self._best(index, size_hw, barred):
+                confidence[index, ys, xs], labels[index, ys, xs] = best, which
+        return labels, confidence
+
+    def _best(
+        self, index: int, size_hw: tuple[int, int], barred: Bool[Tensor, " K"]
+    ) -> Iterator[tuple[slice, slice, Float[Tensor, "y x"], Int[Tensor, "y x"]]]:
+        """Piece by piece in space, or (with spreads) query by query."""
+        grid, owner = self.logits[index], self.bank.class_of_query
+        if self.softmax_at == "patch":
+            grid, owner = self.class_probabilities(grid), torch.arange(len(barred), device=grid.device)
+        if self.spreads:
+            running = _RunningBest(barred, softmax=self.softmax_at == "pixel")
+            for maps, owners in self._parts(grid, owner, size_hw):
+                picture = self.pictures(index, maps, size_hw)
+                by_class = self.softmax_over == "class"
+                running.add(*((picture.amax(0, keepdim=True), owners[:1]) if by_class else (picture, owners)))
+            yield slice(None), slice(None), *running.result()
+            return
+        for ys, xs, piece in self.resampling.then(size_hw).tiles(grid):
+            running = _RunningBest(barred, softmax=self.softmax_at == "pixel")
+            if self.softmax_at == "patch" or self.softmax_over == "query":
+                running.add(piece, owner)
+            else:
+                running.add(self.per_class(piece), torch.arange(len(barred), device=grid.device))
+            yield ys, xs, *running.result()
+
+    def _parts(
+        self, grid: Float[Tensor, "M h w"], owner: Int[Tensor, " M"], size_hw: tuple[int, int]
+    ) -> Iterator[tuple[Float[Tensor, "m h w"], Int[Tensor, " m"]]]:
+        """A few maps at a time; those of one class together where classes compete."""
+        if self.softmax_at == "pixel" and self.softmax_over == "class":
+            for queries in self.bank.queries_of_class:
+                yield grid[queries], owner[queries]
+        else:
+            at_once = max(16 * tile_elements(grid.device) // (size_hw[0] * size_hw[1]), 1)
+            yield from zip(grid.split(at_once), owner.split(at_once), strict=True)
+
+
+class _RunningBest:
+    """The best class of every pixel, over score pictures that come a few at a time.
+
+    Args:
+        barred: `(K,)`, classes that compete for probability and cannot win.
+        softmax: whether scores are logits of one softmax; else they are probabilities already.
+    """
+
+    def __init__(self, barred: Bool[Tensor, " K"], *, softmax: bool) -> None:
+        self.barred = barred if barred.any() else None
+        self.softmax = softmax
+        self.best: Tensor | None = None
+
+    def add(self, scores: Float[Tensor, "m y x"], owner: Int[Tensor, " m"]) -> None:
+        """Scores of some queries, and the classes that they speak for."""
+        best, at = scores.max(dim=0)
+        peak = best
+        if self.barred is not None:
+            best, at = scores.masked_fill(self.barred[owner][:, None, None], -torch.inf).max(dim=0)
+        which = owner[at]
+        if self.best is None:
+            self.best, self.which, self.peak = best, which, peak
+            if self.softmax:
+                self.total = (scores - peak).exp_().sum(dim=0)
+            return
+        better = best > self.best
+        self.best, self.which = torch.where(better, best, self.best), torch.where(better, which, self.which)
+        if self.softmax:
+            peak = torch.maximum(self.peak, peak)
+            self.total = self.total * (self.peak - peak).exp() + (scores - peak).exp_().sum(dim=0)
+            self.peak = peak
+
+    def result(self) -> tuple[Float[Tensor, "y x"], Int[Tensor, "y x"]]:
+        """Probability and index of the best class."""
+        assert self.best is not None
+        if self.softmax:
+            return (self.best - self.peak).exp() / self.total, self.which
+        return self.best.clamp_min(0), self.which
