@@ -1,0 +1,8 @@
+_base_ = "segmentation.py"
+test_dataloader = dict(
+    dataset=dict(
+        type="mmseg.ADE20KDataset",
+        data_root="data/ade/ADEChallengeData2016",
+        data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
+    )
+)

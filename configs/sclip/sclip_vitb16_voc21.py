@@ -1,0 +1,2 @@
+_base_ = ["../_base_/methods/sclip.py", "../_base_/datasets/voc21.py", "../_base_/runtime/default.py"]
+model = dict(vocabulary="voc21", method=dict(temperature=65.0), head=dict(threshold=0.1, area_threshold=0.1))

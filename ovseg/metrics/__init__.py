@@ -1,0 +1,5 @@
+"""Accumulators: predictions and truth in, figures out. They know arrays, and nothing of models or data."""
+
+from ovseg.metrics.iou import IoU, IoUReport
+
+__all__ = ["IoU", "IoUReport"]

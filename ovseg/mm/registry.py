@@ -1,0 +1,62 @@
+"""What configs can name: mmengine's registries with a child of ovseg's own, and the table of the core's parts.
+
+The core knows nothing of registries. Its classes and methods are entered here, in one place; the classes of
+`ovseg.mm` itself register where they stand, and are imported when a registry is first asked.
+"""
+
+from __future__ import annotations
+
+import mmseg.registry  # noqa: F401  # makes the scope `mmseg` known to mmengine, without importing its models
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import Registry
+
+from ovseg.correlation import (
+    IdentityCorrelation,
+    NeighbourhoodCorrelation,
+    QueryKeyCorrelation,
+    SelfCorrelation,
+)
+from ovseg.encoders.positions import PositionRule
+from ovseg.heads import SegmentationHead
+from ovseg.methods import METHODS
+from ovseg.refine.pamr import PAMR
+from ovseg.scorer import Scorer
+from ovseg.windows import WindowPlan
+
+SCOPE = "ovseg"
+
+MODELS = Registry("model", parent=MMENGINE_MODELS, scope=SCOPE, locations=["ovseg.mm.build", "ovseg.mm.segmentor"])
+DATASETS = Registry(
+    "dataset",
+    parent=MMENGINE_DATASETS,
+    scope=SCOPE,
+    locations=["ovseg.mm.datasets", "ovseg.mm.scenes_dataset"],
+)
+TRANSFORMS = Registry(
+    "transform", parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=["ovseg.mm.scenes_dataset"]
+)
+HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope=SCOPE, locations=["ovseg.mm.hooks"])
+
+#: The core's parts by the name that a config's `type` takes.
+CORE_PARTS = {
+    # correlations
+    "IdentityCorrelation": IdentityCorrelation,
+    "NeighbourhoodCorrelation": NeighbourhoodCorrelation,
+    "QueryKeyCorrelation": QueryKeyCorrelation,
+    "SelfCorrelation": SelfCorrelation,
+    # around them
+    "PositionRule": PositionRule,
+    "WindowPlan": WindowPlan,
+    "Scorer": Scorer,
+    # after them
+    "PAMR": PAMR,
+    "SegmentationHead": SegmentationHead,
+    # published methods, by the name that --method takes: clip, maskclip, sclip ...
+    **METHODS,
+}
+
+for name, part in CORE_PARTS.items():
+    MODELS.register_module(name=name, module=part)

@@ -1,0 +1,113 @@
+"""A config's test through mmengine's Runner, with mistakes found before the work begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ovseg.encoders.checkpoints import load_state_dict
+from ovseg.errors import CheckpointError, ConfigError
+from ovseg.mm.build import model_of
+from ovseg.mm.hooks import model_of_runner
+
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+
+
+def prepare(
+    config: Config,
+    *,
+    work_dir: str | Path,
+    out: str | Path | None = None,
+    show_dir: str | Path | None = None,
+    limit: int | None = None,
+    launcher: str = "none",
+) -> Config:
+    """The config with what a command line adds; changed in place and handed back.
+
+    Args:
+        config: with a model, a `test_dataloader` and a `test_evaluator`.
+        work_dir: folder for logs.
+        out: folder for predicted labels as PNG, with the dataset's own numbers.
+        show_dir: folder for pictures.
+        limit: only the first so many images.
+        launcher: one of `LAUNCHERS`.
+
+    Raises:
+        ConfigError: something is missing from the config, or its data are not where it says.
+    """
+    model_of(config)
+    for key in ("test_dataloader", "test_evaluator"):
+        if key not in config:
+            raise ConfigError(f"config {config.filename or ''} has no {key}: add a _base_/datasets file to it")
+    check_data(config.test_dataloader.dataset)
+    config.work_dir = str(work_dir)
+    config.launcher = launcher
+    if "test_cfg" not in config:
+        config.test_cfg = {"type": "TestLoop"}
+    if limit is not None:
+        if limit < 1:
+            raise ConfigError(f"limit must be at least 1, got {limit}")
+        config.test_dataloader.dataset.indices = limit
+    if out is not None:
+        config.test_evaluator.output_dir = str(out)
+    if show_dir is not None:
+        hooks = [*config.get("custom_hooks", []), {"type": "OverlayHook", "folder": str(show_dir)}]
+        config.custom_hooks = hooks
+    return config
+
+
+def check_data(dataset: dict[str, Any]) -> None:
+    """Raises ConfigError where a dataset's files are not there; the message names the folder."""
+    root = dataset.get("data_root")
+    if not root:
+        return
+    wanted = [dataset["ann_file"]] if dataset.get("ann_file") else []
+    wanted += [folder for folder in dataset.get("data_prefix", {}).values() if folder]
+    missing = [str(Path(root) / each) for each in wanted if not (Path(root) / each).exists()]
+    if missing:
+        raise ConfigError(
+            f"the dataset is not where the config looks for it: no {', '.join(missing)}. Put it or link it "
+            f"there (docs/datasets.md shows the layout), or say where it is: "
+            f"--cfg-options test_dataloader.dataset.data_root=FOLDER"
+        )
+
+
+def run_test(config: Config, checkpoint: str | Path | None = None) -> dict[str, float]:
+    """Tests a prepared config.
+
+    Args:
+        config: see `prepare`.
+        checkpoint: state dict of the model, where it has trained parts; read without running its pickle.
+
+    Returns:
+        The evaluator's figures, such as `mIoU` in percent.
+
+    Raises:
+        ConfigError: the vocabulary and the dataset have different numbers of classes.
+        CheckpointError: the checkpoint is unsafe, damaged or does not fit.
+    """
+    # mmengine's own loader falls back to full unpickling, which can run code: it never sees a file.
+    checkpoint = checkpoint or config.get("load_from")
+    config.load_from = None
+    config.resume = False
+    if config.model.get("init_cfg"):
+        raise ConfigError("model.init_cfg would unpickle a file without restriction: use load_from instead")
+    runner = Runner.from_cfg(config)
+    model = model_of_runner(runner)
+    if checkpoint is not None:
+        try:
+            model.load_state_dict(load_state_dict(Path(checkpoint)))
+        except RuntimeError as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{checkpoint} does not fit the model: {error}") from error
+    names = runner.test_loop.dataloader.dataset.metainfo["classes"]
+    if len(names) != len(model.vocabulary):
+        raise ConfigError(
+            f"the model's vocabulary has {len(model.vocabulary)} classes and the dataset {len(names)} "
+            f"({', '.join(list(names)[:3])}, ...): they must be the same, in the same order"
+        )
+    return runner.test()

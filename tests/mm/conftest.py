@@ -1,0 +1,68 @@
+"""A tiny random CLIP in the place of every encoder, and a Runner that leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+
+from ovseg.encoders.clip_loading import LoadedClip
+
+REPO = Path(__file__).parents[2]
+CONFIGS = sorted(path for path in (REPO / "configs").rglob("*.py") if "_base_" not in path.parts)
+
+
+@cache
+def _tiny_model() -> open_clip.CLIP:
+    generator = torch.Generator().manual_seed(3)
+    vision = {"image_size": 64, "patch_size": 32, "width": 32, "layers": 2, "head_width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    model = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model.eval()
+
+
+def load_tiny_clip(name: str = "", **_: Any) -> LoadedClip:
+    """In the place of `load_clip`: the same small random model, whatever is asked for."""
+    return LoadedClip(
+        model=copy.deepcopy(_tiny_model()),
+        tokenizer=open_clip.get_tokenizer("ViT-B-16"),
+        context_length=77,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        name=f"tiny in place of {name}",
+        weights_sha256="0" * 64,
+        licence="",
+        notice=None,
+        weights_file=Path("tiny"),
+    )
+
+
+@pytest.fixture()
+def tiny_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `Inferencer` gets a tiny random CLIP: configs are tested without their weights."""
+    monkeypatch.setattr("ovseg.inferencer.load_clip", load_tiny_clip)
+
+
+@pytest.fixture(autouse=True)
+def _forgetful_mmengine() -> Iterator[None]:
+    """mmengine keeps loggers, scopes and visualisers by name, in global tables."""
+    tables = (MMLogger, MessageHub, DefaultScope, Visualizer)
+    before = [dict(each._instance_dict) for each in tables]
+    yield
+    for table, instances in zip(tables, before, strict=True):
+        for name in set(table._instance_dict) - set(instances):
+            instance = table._instance_dict.pop(name)
+            for handler in list(getattr(instance, "handlers", ())):
+                handler.close()
