@@ -58,10 +58,10 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
     chosen = set(unique.values())
     ordered = list(dict.fromkeys(path for path in paths if path in chosen))
     if not ordered:
+        given = ", ".join(os.fspath(each) for each in inputs) or "(no input given)"
         raise ConfigError(
-            f"no image found in: {', '.join(os.fspath(each) for each in inputs) or '(no input given)'}. Files of a "
-            f"folder are chosen by suffix ({' '.join(sorted(SUFFIXES))}); name a file itself to have it read "
-            f"whatever its suffix"
+            f"no image found in: {given}. Files of a folder are chosen by suffix "
+            f"({' '.join(sorted(SUFFIXES))}); name a file itself to have it read whatever its suffix"
         )
     try:
         base = os.path.commonpath(roots)

@@ -249,7 +249,7 @@ def _writable(entry: Entry, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     )
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """The text, cut with an ellipsis where it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text

@@ -18,7 +18,7 @@ from ovseg.errors import ImageError, MissingDependencyError
 from ovseg.images import Limits, float_to_uint8, read_image
 
 
-@pytest.fixture()
+@pytest.fixture
 def picture() -> np.ndarray:
     """Smooth, so that JPEG keeps it, and different in each corner."""
     y, x = np.mgrid[0:40, 0:64]
