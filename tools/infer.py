@@ -1,0 +1,371 @@
+"""Segment images by words: a folder of images in, labelled masks and pictures out.
+
+Thin on purpose: arguments here, the work in `ovseg`. `docs/infer.md` has the details.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shutil
+import sys
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ovseg.inputs import ImageFile
+    from ovseg.runs import Outcome, RunSummary
+
+EXAMPLES = """\
+examples:
+  python tools/infer.py photos/ --classes "cat, dog, sofa, grass" -o out/
+  python tools/infer.py photos/ --classes "cat, dog" --method sclip --encoder clip_vitb16_openai -o out/
+  python tools/infer.py 'photos/**/*.jpg' --classes words.yaml --threshold 0.3 --formats labels,scores -o out/
+  python tools/infer.py images.txt --classes ade20k --device cuda --dtype fp16 --batch-size 16 -o out/
+  python tools/infer.py demo/images --classes demo/classes.txt --encoder bundled -o out/demo
+
+exit status: 0 all images done, 1 some failed (see errors.jsonl), 2 wrong usage, 130 stopped with Ctrl-C.
+The same command again finishes a stopped run and tries failed images once more.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="infer.py",
+        description="Segment images by words.",
+        epilog=EXAMPLES,
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="images: files, folders (recursive), globs, or .txt lists"
+    )
+    what = parser.add_argument_group("what to find")
+    what.add_argument(
+        "-c",
+        "--classes",
+        help='words: "cat, dog", a .txt, .json or .yaml file, or the name of a shipped list',
+    )
+    what.add_argument(
+        "--templates",
+        default="imagenet80",
+        help="prompt templates: a set's name, or one with {} (several by '|')",
+    )
+    what.add_argument(
+        "--threshold", type=float, default=0.0, help="less probable pixels get no class, 0 to 1"
+    )
+    what.add_argument(
+        "--area-threshold", type=float, default=0.0, help="drop classes with a smaller share of the pixels"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--method", default="maskclip", help="a method's name, or an OpenMMLab config file (.py)"
+    )
+    how.add_argument("--encoder", help="an encoder's name, or 'bundled' (default: the best one at hand)")
+    how.add_argument("--weights", type=Path, help="a local weights file instead of the encoder's own")
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    how.add_argument(
+        "--dtype", default="float32", choices=("float32", "bf16", "fp16"), help="of the networks"
+    )
+    how.add_argument(
+        "--batch-size",
+        type=int,
+        help="images at a time; results do not depend on it (default: 1 on a CPU, else 8)",
+    )
+    how.add_argument(
+        "--opts", nargs="+", default=[], metavar="KEY=VALUE", help="options of the method, as short_side=448"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder of the run")
+    output.add_argument("--formats", default="labels,overlay", help="of: labels, overlay, scores")
+    output.add_argument("--opacity", type=float, default=0.55, help="of the overlay's colours, 0 to 1")
+    output.add_argument("--no-legend", action="store_true", help="overlays without the legend")
+    output.add_argument(
+        "--colorblind", action="store_true", help="colours that colour-blind people tell apart"
+    )
+    output.add_argument(
+        "--overwrite", action="store_true", help="replace the results of a run with other settings"
+    )
+    output.add_argument("-q", "--quiet", action="store_true", help="print failures only")
+    reading = parser.add_argument_group("reading")
+    reading.add_argument("--limit", type=int, help="only the first so many images")
+    reading.add_argument("--max-pixels", type=int, help="refuse larger images (default: 89,478,485)")
+    reading.add_argument("--matte", default="#ffffff", help="the colour behind transparent pixels")
+    reading.add_argument("--readers", type=int, default=2, help="threads that read files")
+    return parser
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=min(110, shutil.get_terminal_size().columns))
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        unset = any(action.default is each for each in (None, False)) or action.default == []
+        quiet = unset or "default" in (action.help or "")
+        return action.help if quiet else super()._get_help_string(action)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; returns the exit status."""
+    arguments = build_parser().parse_args(argv)
+    from ovseg.errors import OvsegError
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names that the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    progress = Progress(arguments.quiet)
+    try:
+        return _run(arguments, progress)
+    except OvsegError as error:
+        progress.close()
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if progress.started and not is_usage_error(error) else 2
+    except KeyboardInterrupt:
+        progress.close()
+        if progress.started:
+            print(
+                f"\nstopped: {progress.finished} of {progress.total} images are done and kept in "
+                f"'{arguments.out}'. The same command goes on from there.",
+                file=sys.stderr,
+            )
+        else:
+            print("\nstopped before the first image", file=sys.stderr)
+        return 130
+
+
+def is_usage_error(error: Exception) -> bool:
+    """Whether another command line would help."""
+    from ovseg.errors import CheckpointError, ConfigError, MissingDependencyError, VocabularyError
+
+    return isinstance(error, ConfigError | VocabularyError | CheckpointError | MissingDependencyError)
+
+
+def _run(arguments: argparse.Namespace, progress: Progress) -> int:
+    from ovseg.errors import ConfigError
+    from ovseg.images import Limits
+    from ovseg.inputs import find_images
+
+    if not arguments.inputs:
+        raise ConfigError(
+            "no input: name images, folders, globs or a list, as in: infer.py photos/ -c 'cat, dog'"
+        )
+    if arguments.classes is None:
+        raise ConfigError("no classes: say what to find, as in --classes 'cat, dog', or give a file of words")
+    for name in ("opacity", "threshold", "area_threshold"):
+        if not 0 <= getattr(arguments, name) <= 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(arguments, name):g}: expected 0 to 1")
+    for name in ("batch_size", "limit", "max_pixels", "readers"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is {getattr(arguments, name)}: expected at least 1"
+            )
+    options = parse_options(arguments.opts)
+    matte = parse_color(arguments.matte)
+    images = find_images(arguments.inputs)[: arguments.limit]
+
+    from ovseg import __version__, writers
+    from ovseg.results import void_label
+    from ovseg.run_folder import CLASSES, RunFolder
+    from ovseg.runs import run
+    from ovseg.text.vocabulary import Vocabulary
+
+    scheme = "colorblind" if arguments.colorblind else "vivid"
+    style: dict[str, Any] = {
+        "opacity": arguments.opacity,
+        "legend": not arguments.no_legend,
+        "scheme": scheme,
+    }
+    chosen = writers.build_writers(arguments.formats.split(","), **style)
+    vocabulary = Vocabulary.parse(arguments.classes)
+    templates = arguments.templates.split("|") if "{}" in arguments.templates else arguments.templates
+
+    segmenter = build_segmenter(arguments, options, keep_scores=any(each.kind == "scores" for each in chosen))
+    if segmenter.notice and not arguments.quiet:
+        print(segmenter.notice)
+    segmenter.bank(vocabulary, templates)  # words that cannot be encoded: an error before the folder is made
+    description = dict(segmenter.describe())
+    versions = {"ovseg": __version__, **description.pop("versions", {})}
+    settings = {
+        **description,
+        "vocabulary": vocabulary.to_dict(),
+        "templates": templates,
+        "overlay": style,
+        "matte": list(matte),
+    }
+    folder = RunFolder(arguments.out, settings, versions, overwrite=arguments.overwrite)
+    with folder:
+        for notice in folder.notices:
+            print(notice, file=sys.stderr)
+        folder.write(
+            CLASSES,
+            writers.class_table(
+                vocabulary.names,
+                void_label(len(vocabulary.names)),
+                vocabulary.background,
+                vocabulary.colors,
+                scheme,
+            ),
+        )
+        progress.start(len(images))
+        summary = run(
+            segmenter,
+            images,
+            vocabulary,
+            folder,
+            chosen,
+            templates=templates,
+            batch_size=arguments.batch_size or default_batch_size(segmenter),
+            limits=Limits(max_pixels=arguments.max_pixels) if arguments.max_pixels else None,
+            matte=matte,
+            readers=arguments.readers,
+            on_outcome=progress.note,
+        )
+    progress.close()
+    report(summary, images, arguments.out, [each.folder for each in chosen], quiet=arguments.quiet)
+    return 1 if summary.failed else 0
+
+
+def build_segmenter(arguments: argparse.Namespace, options: dict[str, Any], *, keep_scores: bool) -> Any:
+    """The inferencer that the arguments ask for. Imports torch, so it comes after all cheap checks."""
+    from ovseg.inferencer import Inferencer
+
+    common = {"device": arguments.device, "dtype": arguments.dtype, "keep_scores": keep_scores}
+    common |= {"threshold": arguments.threshold, "area_threshold": arguments.area_threshold}
+    if arguments.encoder is not None:
+        common["encoder"] = arguments.encoder
+    if arguments.weights is not None:
+        common["weights"] = arguments.weights
+    if arguments.method.endswith(".py"):
+        return Inferencer.from_config(arguments.method, **common, **options)  # type: ignore[attr-defined]
+    return Inferencer(arguments.method, **common, **options)
+
+
+def default_batch_size(segmenter: Any) -> int:
+    """1 on a CPU, where batches gain nothing, and 8 elsewhere."""
+    return 1 if segmenter.scorer.device.type == "cpu" else 8
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` with Python values; what is no Python value is text."""
+    from ovseg.errors import ConfigError
+
+    names = {"true": True, "false": False, "none": None}
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ConfigError(f"--opts got '{pair}': expected KEY=VALUE, as in short_side=448")
+        try:
+            options[key] = names[value.lower()] if value.lower() in names else ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return options
+
+
+def parse_color(text: str) -> tuple[int, int, int]:
+    """`#rrggbb` as numbers."""
+    from ovseg.errors import ConfigError
+
+    if not re.fullmatch("#?[0-9a-fA-F]{6}", text):
+        raise ConfigError(f"--matte is '{text}': expected a colour such as #ffffff")
+    digits = text.removeprefix("#")
+    return int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16)
+
+
+class Progress:
+    """A bar with rate and time left, on a terminal; silent elsewhere."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.started = False
+        self.total = self.finished = self.failed = 0
+        self._bar: Any = None
+
+    def start(self, total: int) -> None:
+        self.started, self.total = True, total
+        if sys.stderr.isatty() and not self.quiet:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, unit="image", dynamic_ncols=True, smoothing=0.1)
+
+    def note(self, outcome: Outcome) -> None:
+        """Count an image."""
+        self.finished += not outcome.failed
+        self.failed += outcome.failed
+        if self._bar is None:
+            return
+        if outcome.skipped:  # done earlier: not part of the rate
+            self._bar.initial += 1
+        self._bar.update()
+        if self.failed:
+            self._bar.set_postfix_str(f"{self.failed} failed", refresh=False)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def report(
+    summary: RunSummary, images: list[ImageFile], out: Path, folders: list[str], *, quiet: bool = False
+) -> None:
+    """The table of images, where the files are, and what failed."""
+    if not quiet:
+        print_table(summary, shutil.get_terminal_size((110, 24)).columns)
+        more = summary.done + summary.skipped - len(summary.records)
+        if more > 0:
+            print(f"... and {more} more, see {out / 'results.jsonl'}")
+        rate = summary.done / summary.seconds if summary.seconds else 0.0
+        earlier = f", {summary.skipped} done earlier" if summary.skipped else ""
+        print(
+            f"\n{summary.done} of {len(images)} images in {summary.seconds:.1f} s "
+            f"({rate:.1f} images/s){earlier}"
+        )
+        if summary.done + summary.skipped:
+            print("\n".join(f"{name:<9}{out / name}" for name in folders))
+    if summary.failed:
+        print(
+            f"\n{len(summary.failed)} of {len(images)} images failed, see {out / 'errors.jsonl'}:",
+            file=sys.stderr,
+        )
+        for name, reason in summary.failed[:20]:
+            print(f"  {name}: {reason}", file=sys.stderr)
+        if len(summary.failed) > 20:
+            print(f"  ... and {len(summary.failed) - 20} more", file=sys.stderr)
+    if summary.hint:
+        print(summary.hint, file=sys.stderr)
+
+
+def print_table(summary: RunSummary, width: int) -> None:
+    """A line per image: classes found with their share of the pixels, and time."""
+    rows = []
+    for record in summary.records:
+        shares = [f"{each['share']:.0%}" if each["share"] >= 0.005 else "<1%" for each in record["classes"]]
+        words = [f"{each['name']} {share}" for each, share in zip(record["classes"], shares, strict=True)]
+        rows.append((record["image"], ", ".join(words) or "none", f"{record['seconds']:.2f} s"))
+    if not rows:
+        return
+    title = "classes found, share of pixels"
+    first = min(max(_width(name) for name, _, _ in rows), max(20, width // 3))
+    second = min(max(len(title), *(_width(words) for _, words, _ in rows)), max(20, width - first - 12))
+    for name, words_text, seconds in [("image", title, "time"), *rows]:
+        print(f"{_fit(name, first, keep_end=True)}  {_fit(words_text, second)}  {seconds:>8}")
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: East Asian wide letters take two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _fit(text: str, width: int, *, keep_end: bool = False) -> str:
+    """Padded or cut to exactly `width` columns; control characters are shown as `?`."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    if _width(text) > width:
+        while _width(text) > width - 3:
+            text = text[1:] if keep_end else text[:-1]
+        text = "..." + text if keep_end else text + "..."
+    return text + " " * (width - _width(text))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
