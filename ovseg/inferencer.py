@@ -8,23 +8,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 
 import ovseg
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.clip_loading import default_encoder, load_clip
-from ovseg.errors import ConfigError, ShapeError
+from ovseg.errors import ConfigError
 from ovseg.heads import SegmentationHead
-from ovseg.methods import build_method, options_of
+from ovseg.images import read_image
+from ovseg.methods import build_method, check_options, options_of
 from ovseg.results import Segmentation
 from ovseg.scorer import Scorer
 from ovseg.structures import TextBank
 from ovseg.text.encoder import TextEncoder
 from ovseg.text.vocabulary import Vocabulary
-
-Image = UInt8[np.ndarray, "H W 3"]
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -107,8 +104,8 @@ class Inferencer:
         text_cache: str | Path | None = None,
         **options: Any,
     ) -> None:
-        if isinstance(method, str) and set(options) - set(options_of(method)):
-            build_method(method, None, **options)  # raises, naming the valid options  # type: ignore[arg-type]
+        if isinstance(method, str):
+            check_options(method, options)  # before any weights are loaded
         target = resolve_device(device)
         torch_dtype = resolve_dtype(dtype, target)
         head = SegmentationHead(threshold=threshold, area_threshold=area_threshold, keep_scores=keep_scores)
@@ -174,7 +171,7 @@ class Inferencer:
 
     def __call__(
         self,
-        images: Iterable[Image],
+        images: Iterable[Any],
         classes: Any,
         *,
         batch_size: int | None = None,
@@ -183,7 +180,8 @@ class Inferencer:
         """Results, lazily and in order. Images may differ in size: equal ones are batched together.
 
         Args:
-            images: RGB bytes `(H, W, 3)`.
+            images: anything that `ovseg.images.read_image` takes: paths, PIL images, encoded bytes, arrays
+                (RGB, `(H, W, 3)` uint8).
             classes: see `bank`.
             batch_size: images taken at a time, by default 1 on a CPU and 8 elsewhere; results do not
                 depend on it.
@@ -191,33 +189,23 @@ class Inferencer:
 
         Raises:
             VocabularyError: no classes, or unusable ones. Raised at the call, not at the first result.
-            ShapeError: something is no image.
+            ImageError: an image cannot be read; raised when its turn comes.
         """
-        size = batch_size or (1 if self.scorer.device.type == "cpu" else 8)
+        size = (1 if self.scorer.device.type == "cpu" else 8) if batch_size is None else batch_size
         if size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {size}")
         vocabulary, bank = self.bank(classes, templates)
         return self._results(iter(images), vocabulary, bank, size)
 
     def _results(
-        self, images: Iterator[Image], vocabulary: Vocabulary, bank: TextBank, size: int
+        self, images: Iterator[Any], vocabulary: Vocabulary, bank: TextBank, size: int
     ) -> Iterator[Segmentation]:
-        while batch := list(islice(images, size)):
+        while batch := [read_image(image) for image in islice(images, size)]:
             by_size: dict[tuple[int, int], list[int]] = {}
             for index, image in enumerate(batch):
-                by_size.setdefault(_checked_hw(image), []).append(index)
+                by_size.setdefault(image.shape[:2], []).append(index)
             results: dict[int, Segmentation] = {}
             for image_hw, indices in by_size.items():
                 score_map = self.scorer(self.scorer.prepare([batch[i] for i in indices]), bank, image_hw)
                 results.update(zip(indices, self.head(score_map, colors=vocabulary.colors), strict=True))
             yield from (results[index] for index in range(len(batch)))
-
-
-def _checked_hw(image: Any) -> tuple[int, int]:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ShapeError(
-            f"an image is a uint8 array (H, W, 3) in RGB, got {got}: ovseg.images.read_image makes one from a "
-            f"file, PIL image or other array"
-        )
-    return image.shape[0], image.shape[1]

@@ -57,3 +57,41 @@ def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
     image = np.kron(coarse, np.ones((8, 8, 1)))[:height, :width] + rng.normal(0, 12, (height, width, 3))
     return image.clip(0, 255).astype(np.uint8)
+
+
+def tiny_clip() -> object:
+    """A random two-tower CLIP as `load_clip` gives it: open_clip's own class and tokenizer."""
+    from pathlib import Path
+
+    from open_clip.tokenizer import SimpleTokenizer
+
+    from ovseg.encoders.clip import OPENAI_MEAN, OPENAI_STD
+    from ovseg.encoders.clip_loading import LoadedClip
+
+    torch.manual_seed(5)
+    model = open_clip.CLIP(
+        32,
+        vision_cfg=dict(image_size=64, patch_size=16, width=64, layers=3, head_width=16, mlp_ratio=2.0),
+        text_cfg=dict(context_length=32, vocab_size=49408, width=32, heads=2, layers=2),
+    )
+    with torch.no_grad():  # the default initialisation is too small to tell images apart
+        for parameter in model.visual.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.15)
+    return LoadedClip(
+        model=model.eval().requires_grad_(False),
+        tokenizer=SimpleTokenizer(context_length=32),
+        context_length=32,
+        mean=OPENAI_MEAN,
+        std=OPENAI_STD,
+        name="tiny",
+        weights_sha256="0" * 64,
+        licence="none",
+        notice="a random model for tests",
+        weights_file=Path("tiny.safetensors"),
+    )
+
+
+@pytest.fixture()
+def tiny_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every encoder name gives the random two-tower CLIP."""
+    monkeypatch.setattr("ovseg.inferencer.load_clip", lambda *args, **options: tiny_clip())

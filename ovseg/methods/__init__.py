@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ovseg.encoders.clip import ClipEncoder
-from ovseg.errors import ConfigError, unknown_name
+from ovseg.errors import unknown_name
 from ovseg.methods.clearclip import clearclip
 from ovseg.methods.clip import clip
 from ovseg.methods.maskclip import maskclip
@@ -37,14 +37,19 @@ def options_of(method: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+def check_options(method: str, options: Iterable[str]) -> None:
+    """Raises ConfigError, with the nearest match, for a method or an option that does not exist."""
+    valid = options_of(method)
+    for name in options:
+        if name not in valid:
+            raise unknown_name(f"option of method '{method}'", name, valid)
+
+
 def build_method(method: str, encoder: ClipEncoder, **options: Any) -> Scorer:
     """A method's scorer around an encoder.
 
     Raises:
         ConfigError: no such method, or it has no such option.
     """
-    valid = options_of(method)
-    for name in options:
-        if name not in valid:
-            raise ConfigError(str(unknown_name(f"option of method '{method}'", name, valid)))
+    check_options(method, options)
     return METHODS[method](encoder, **options)

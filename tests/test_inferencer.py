@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_image
+from PIL import Image
+
+from ovseg.errors import ConfigError, ImageError, VocabularyError
+from ovseg.inferencer import Inferencer, resolve_device, resolve_dtype
+
+SMALL = dict(encoder="tiny", device="cpu", short_side=64, crop=48, stride=24)
+CLASSES = "cat = kitten | tabby, dog, sofa, grass"
+
+pytestmark = pytest.mark.usefixtures("tiny_weights")
+
+
+def test_results_are_lazy_and_in_order() -> None:
+    taken = []
+
+    def images():
+        for seed, hw in enumerate([(70, 109), (50, 60), (70, 109), (41, 90)]):
+            taken.append(seed)
+            yield random_image(*hw, seed)
+
+    results = Inferencer("sclip", **SMALL)(images(), CLASSES, batch_size=2)
+    assert taken == []
+    first = next(results)
+    assert taken == [0, 1]
+    assert [first.image_hw, *(r.image_hw for r in results)] == [(70, 109), (50, 60), (70, 109), (41, 90)]
+    assert first.names == ("cat", "dog", "sofa", "grass")
+
+
+@pytest.mark.parametrize("method", ["clip", "maskclip", "sclip", "clearclip", "naclip"])
+def test_mixed_batches_equal_one_by_one(method: str) -> None:
+    images = [random_image(*hw, seed) for seed, hw in enumerate([(70, 109), (50, 60), (70, 109), (37, 200)])]
+    inferencer = Inferencer(method, **SMALL)
+    singles = list(inferencer(images, CLASSES, batch_size=1))
+    for batch_size in (3, 4):
+        for single, batched in zip(singles, inferencer(images, CLASSES, batch_size=batch_size), strict=True):
+            np.testing.assert_allclose(batched.confidence, single.confidence, atol=1e-5)
+            assert (batched.labels == single.labels).mean() > 0.9999
+    assert len({single.confidence.tobytes() for single in singles}) == 4
+
+
+def test_synonyms_are_one_class() -> None:
+    inferencer = Inferencer("clip", **SMALL)
+    vocabulary, bank = inferencer.bank(CLASSES)
+    assert bank.class_of_query.tolist() == [0, 0, 0, 1, 2, 3]
+    assert vocabulary.names == bank.names
+    assert inferencer.bank(CLASSES)[1] is bank
+
+
+def test_classes_are_checked_at_the_call() -> None:
+    inferencer = Inferencer("clip", **SMALL)
+    with pytest.raises(VocabularyError):
+        inferencer([], "cat, cat")
+    with pytest.raises(VocabularyError):
+        inferencer([], "")
+    with pytest.raises(ConfigError, match="at least 1"):
+        inferencer([], "cat", batch_size=0)
+
+
+def test_anything_that_is_an_image_is_taken(tmp_path: Path) -> None:
+    image = random_image(50, 60)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    path = tmp_path / "a.png"
+    results = list(Inferencer("clip", **SMALL)([image, path, str(path), Image.open(path), path.read_bytes()], "a, b"))
+    assert all(np.array_equal(result.labels, results[0].labels) for result in results)
+
+
+def test_what_is_no_image_is_refused_in_its_turn(tmp_path: Path) -> None:
+    (tmp_path / "note.jpg").write_text("no image")
+    results = Inferencer("clip", **SMALL)([random_image(50, 60), tmp_path / "note.jpg"], "cat")
+    next(results)
+    with pytest.raises(ImageError, match=r"note\.jpg"):
+        next(results)
+
+
+def test_description_is_json_and_names_what_changes_results() -> None:
+    one = Inferencer("sclip", **SMALL).describe()
+    assert json.loads(json.dumps(one)) == one
+    assert one["method"] == "sclip"
+    assert one["options"]["stride"] == 24
+    assert one["options"]["temperature"] == 40
+    assert one["weights_sha256"] == "0" * 64
+    other = Inferencer("sclip", **(SMALL | {"stride": 12}), threshold=0.2).describe()
+    assert other != one
+
+
+def test_bf16_agrees_with_float32() -> None:
+    image = random_image(70, 109)
+    full = next(Inferencer("sclip", **SMALL)([image], CLASSES))
+    half = next(Inferencer("sclip", **SMALL, dtype="bf16")([image], CLASSES))
+    assert half.confidence.dtype == np.float32
+    assert (half.labels == full.labels).mean() > 0.9
+
+
+def test_names_are_checked_before_weights_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("ovseg.inferencer.load_clip", fail)
+    for arguments, options, message in (
+        (("maskclp",), {}, "Did you mean 'maskclip'"),
+        (("clip",), {"strid": 3}, "Did you mean 'stride'"),
+        (("clip",), {"device": "gpu"}, "unknown device"),
+        (("clip",), {"dtype": "int8"}, "unknown dtype"),
+        (("clip",), {"dtype": "fp16", "device": "cpu"}, "bf16"),
+        (("clip",), {"threshold": 2.0}, "between 0 and 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Inferencer(*arguments, **options)
+
+
+def test_devices_and_dtypes() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_dtype("fp16", torch.device("cuda")) == torch.float16
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="CUDA"):
+            resolve_device("cuda")
