@@ -45,6 +45,7 @@ def test_own_templates(tmp_path):
 
 def test_braces_in_names_stay():
     assert fill("a {}.", "set {x} of {}") == "a set {x} of {}."
+    assert fill("{shiny} {}", "cat") == "{shiny} cat"
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,11 @@ def test_a_base_is_taken_over_and_changed(tmp_path):
     assert mine.classes[:8] == base.classes[:8]
 
 
+def test_synonyms_in_place_of_the_prompts_of_the_base():
+    changed = Vocabulary.parse({"base": "voc21", "classes": {"person": ["human"]}})
+    assert changed.classes[15].prompts == ("person", "human")
+
+
 def test_background_by_name_unless_said_otherwise():
     assert Vocabulary.parse("cat, Background = wall | sky").background == {1}
     assert Vocabulary.parse({"cat": None, "background": {"background": False}}).background == frozenset()
