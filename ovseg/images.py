@@ -24,6 +24,7 @@ import io
 import logging
 import os
 import stat
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,17 +122,18 @@ def read_image(
     Args:
         source: a path, the bytes of a file, a PIL image, or an array: `(H, W)` or `(H, W, 1 to 4)` of
             bool, uint8, uint16 or float (grey, grey + alpha, RGB, RGBA).
-        limits: what is refused, `Limits()` by default.
+        limits: what is refused, `Limits()` by default; without `max_pixels` for arrays, whose pixels are
+            in memory already.
         matte: the RGB colour behind transparent pixels.
 
     Raises:
         ImageError: the image cannot be read; a file's message starts with its path.
         MissingDependencyError: the format needs a package that is not installed.
     """
-    limits = limits or Limits()
     _silence_pillow()
     if isinstance(source, np.ndarray):
-        return _read_array(source, limits, tuple(matte))
+        return _read_array(source, limits or Limits(max_pixels=sys.maxsize), tuple(matte))
+    limits = limits or Limits()
     if isinstance(source, Image.Image):
         return _decode(source, limits, tuple(matte))
     if isinstance(source, bytes):

@@ -10,19 +10,20 @@ import ast
 import re
 import shutil
 import sys
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ovseg.inputs import ImageFile
-    from ovseg.runs import Outcome, RunSummary
+    from ovseg.console import Progress
+    from ovseg.palette import Scheme
+    from ovseg.text.vocabulary import Vocabulary
 
 EXAMPLES = """\
 examples:
   python tools/infer.py photos/ --classes "cat, dog, sofa, grass" -o out/
   python tools/infer.py photos/ --classes "cat, dog" --method sclip --encoder clip_vitb16_openai -o out/
   python tools/infer.py 'photos/**/*.jpg' --classes words.yaml --threshold 0.3 --formats labels,scores -o out/
+  python tools/infer.py photos/ --method configs/sclip/sclip_vitb16_voc21.py -o out/
   python tools/infer.py images.txt --classes ade20k --device cuda --dtype fp16 --batch-size 16 -o out/
   python tools/infer.py demo/images --classes demo/classes.txt --encoder bundled -o out/demo
 
@@ -49,14 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--templates",
-        default="imagenet80",
-        help="prompt templates: a set's name, or one with {} (several by '|')",
+        help="prompt templates: a set's name, or your own as 'a {}|a photo of a {}' (default: imagenet80)",
     )
     what.add_argument(
-        "--threshold", type=float, default=0.0, help="less probable pixels get no class, 0 to 1"
+        "--threshold", type=float, help="less probable pixels become background or no class (default: 0)"
     )
     what.add_argument(
-        "--area-threshold", type=float, default=0.0, help="drop classes with a smaller share of the pixels"
+        "--area-threshold", type=float, help="drop classes that hold at most this share (default: 0)"
     )
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -74,7 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="images at a time; results do not depend on it (default: 1 on a CPU, else 8)",
     )
     how.add_argument(
-        "--opts", nargs="+", default=[], metavar="KEY=VALUE", help="options of the method, as short_side=448"
+        "--opts",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of the method, as short_side=448 (of a config: model.method.short_side=448)",
     )
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder of the run")
@@ -109,6 +113,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
     arguments = build_parser().parse_args(argv)
+    from ovseg.console import Progress
     from ovseg.errors import OvsegError
 
     for stream in (sys.stdout, sys.stderr):
@@ -150,11 +155,12 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
         raise ConfigError(
             "no input: name images, folders, globs or a list, as in: infer.py photos/ -c 'cat, dog'"
         )
-    if arguments.classes is None:
+    if arguments.classes is None and not is_config(arguments.method):
         raise ConfigError("no classes: say what to find, as in --classes 'cat, dog', or give a file of words")
     for name in ("opacity", "threshold", "area_threshold"):
-        if not 0 <= getattr(arguments, name) <= 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(arguments, name):g}: expected 0 to 1")
+        value = getattr(arguments, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value:g}: expected 0 to 1")
     for name in ("batch_size", "limit", "max_pixels", "readers"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise ConfigError(
@@ -165,21 +171,19 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
     images = find_images(arguments.inputs)[: arguments.limit]
 
     from ovseg import __version__, writers
+    from ovseg.console import report
     from ovseg.results import void_label
     from ovseg.run_folder import CLASSES, RunFolder
     from ovseg.runs import run
-    from ovseg.text.vocabulary import Vocabulary
 
-    scheme = "colorblind" if arguments.colorblind else "vivid"
+    scheme: Scheme = "colorblind" if arguments.colorblind else "vivid"
     style: dict[str, Any] = {
         "opacity": arguments.opacity,
         "legend": not arguments.no_legend,
         "scheme": scheme,
     }
     chosen = writers.build_writers(arguments.formats.split(","), **style)
-    vocabulary = Vocabulary.parse(arguments.classes)
-    templates = arguments.templates.split("|") if "{}" in arguments.templates else arguments.templates
-
+    vocabulary, templates = words_of(arguments)
     segmenter = build_segmenter(arguments, options, keep_scores=any(each.kind == "scores" for each in chosen))
     if segmenter.notice and not arguments.quiet:
         print(segmenter.notice)
@@ -222,23 +226,52 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
             on_outcome=progress.note,
         )
     progress.close()
-    report(summary, images, arguments.out, [each.folder for each in chosen], quiet=arguments.quiet)
+    report(summary, len(images), arguments.out, [each.folder for each in chosen], quiet=arguments.quiet)
     return 1 if summary.failed else 0
+
+
+def words_of(arguments: argparse.Namespace) -> tuple[Vocabulary, Any]:
+    """Vocabulary and prompt templates: as given, else the config's."""
+    from ovseg.text.vocabulary import Vocabulary
+
+    templates: Any = arguments.templates or "imagenet80"
+    if "{}" in templates:
+        templates = templates.split("|")
+    if arguments.classes is not None:
+        vocabulary = Vocabulary.parse(arguments.classes)
+    if is_config(arguments.method):
+        from ovseg.errors import ConfigError
+        from ovseg.mm.build import templates_of, vocabulary_of
+
+        if arguments.templates is None:
+            templates = templates_of(arguments.method)
+        if arguments.classes is None:
+            named = vocabulary_of(arguments.method)
+            if named is None:
+                raise ConfigError(f"no classes, and {arguments.method} names none: say --classes 'cat, dog'")
+            vocabulary = named
+    return vocabulary, templates
 
 
 def build_segmenter(arguments: argparse.Namespace, options: dict[str, Any], *, keep_scores: bool) -> Any:
     """The inferencer that the arguments ask for. Imports torch, so it comes after all cheap checks."""
+    head = {"threshold": arguments.threshold, "area_threshold": arguments.area_threshold}
+    head = {key: value for key, value in head.items() if value is not None} | {"keep_scores": keep_scores}
+    common = {"device": arguments.device, "dtype": arguments.dtype, "encoder": arguments.encoder}
+    if is_config(arguments.method):
+        from ovseg.mm.build import inferencer_from_config, load_config
+
+        overrides = options | {f"model.head.{key}": value for key, value in head.items()}
+        weights = None if arguments.weights is None else str(arguments.weights)
+        return inferencer_from_config(load_config(arguments.method, overrides), weights=weights, **common)
     from ovseg.inferencer import Inferencer
 
-    common = {"device": arguments.device, "dtype": arguments.dtype, "keep_scores": keep_scores}
-    common |= {"threshold": arguments.threshold, "area_threshold": arguments.area_threshold}
-    if arguments.encoder is not None:
-        common["encoder"] = arguments.encoder
-    if arguments.weights is not None:
-        common["weights"] = arguments.weights
-    if arguments.method.endswith(".py"):
-        return Inferencer.from_config(arguments.method, **common, **options)  # type: ignore[attr-defined]
-    return Inferencer(arguments.method, **common, **options)
+    return Inferencer(arguments.method, weights=arguments.weights, **common, **head, **options)
+
+
+def is_config(method: str) -> bool:
+    """Whether `--method` is an OpenMMLab config file."""
+    return method.endswith(".py")
 
 
 def default_batch_size(segmenter: Any) -> int:
@@ -254,7 +287,7 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
+        if not equals or not all(part.isidentifier() for part in key.split(".")):
             raise ConfigError(f"--opts got '{pair}': expected KEY=VALUE, as in short_side=448")
         try:
             options[key] = names[value.lower()] if value.lower() in names else ast.literal_eval(value)
@@ -271,100 +304,6 @@ def parse_color(text: str) -> tuple[int, int, int]:
         raise ConfigError(f"--matte is '{text}': expected a colour such as #ffffff")
     digits = text.removeprefix("#")
     return int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16)
-
-
-class Progress:
-    """A bar with rate and time left, on a terminal; silent elsewhere."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self.started = False
-        self.total = self.finished = self.failed = 0
-        self._bar: Any = None
-
-    def start(self, total: int) -> None:
-        self.started, self.total = True, total
-        if sys.stderr.isatty() and not self.quiet:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, unit="image", dynamic_ncols=True, smoothing=0.1)
-
-    def note(self, outcome: Outcome) -> None:
-        """Count an image."""
-        self.finished += not outcome.failed
-        self.failed += outcome.failed
-        if self._bar is None:
-            return
-        if outcome.skipped:  # done earlier: not part of the rate
-            self._bar.initial += 1
-        self._bar.update()
-        if self.failed:
-            self._bar.set_postfix_str(f"{self.failed} failed", refresh=False)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def report(
-    summary: RunSummary, images: list[ImageFile], out: Path, folders: list[str], *, quiet: bool = False
-) -> None:
-    """The table of images, where the files are, and what failed."""
-    if not quiet:
-        print_table(summary, shutil.get_terminal_size((110, 24)).columns)
-        more = summary.done + summary.skipped - len(summary.records)
-        if more > 0:
-            print(f"... and {more} more, see {out / 'results.jsonl'}")
-        rate = summary.done / summary.seconds if summary.seconds else 0.0
-        earlier = f", {summary.skipped} done earlier" if summary.skipped else ""
-        print(
-            f"\n{summary.done} of {len(images)} images in {summary.seconds:.1f} s "
-            f"({rate:.1f} images/s){earlier}"
-        )
-        if summary.done + summary.skipped:
-            print("\n".join(f"{name:<9}{out / name}" for name in folders))
-    if summary.failed:
-        print(
-            f"\n{len(summary.failed)} of {len(images)} images failed, see {out / 'errors.jsonl'}:",
-            file=sys.stderr,
-        )
-        for name, reason in summary.failed[:20]:
-            print(f"  {name}: {reason}", file=sys.stderr)
-        if len(summary.failed) > 20:
-            print(f"  ... and {len(summary.failed) - 20} more", file=sys.stderr)
-    if summary.hint:
-        print(summary.hint, file=sys.stderr)
-
-
-def print_table(summary: RunSummary, width: int) -> None:
-    """A line per image: classes found with their share of the pixels, and time."""
-    rows = []
-    for record in summary.records:
-        shares = [f"{each['share']:.0%}" if each["share"] >= 0.005 else "<1%" for each in record["classes"]]
-        words = [f"{each['name']} {share}" for each, share in zip(record["classes"], shares, strict=True)]
-        rows.append((record["image"], ", ".join(words) or "none", f"{record['seconds']:.2f} s"))
-    if not rows:
-        return
-    title = "classes found, share of pixels"
-    first = min(max(_width(name) for name, _, _ in rows), max(20, width // 3))
-    second = min(max(len(title), *(_width(words) for _, words, _ in rows)), max(20, width - first - 12))
-    for name, words_text, seconds in [("image", title, "time"), *rows]:
-        print(f"{_fit(name, first, keep_end=True)}  {_fit(words_text, second)}  {seconds:>8}")
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal: East Asian wide letters take two."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
-
-
-def _fit(text: str, width: int, *, keep_end: bool = False) -> str:
-    """Padded or cut to exactly `width` columns; control characters are shown as `?`."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    if _width(text) > width:
-        while _width(text) > width - 3:
-            text = text[1:] if keep_end else text[:-1]
-        text = "..." + text if keep_end else text + "..."
-    return text + " " * (width - _width(text))
 
 
 if __name__ == "__main__":

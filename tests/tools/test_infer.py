@@ -18,6 +18,8 @@ import pytest
 from fake_segmenter import FakeSegmenter
 from PIL import Image
 
+from ovseg import console
+
 TOOL = Path(__file__).parents[2] / "tools" / "infer.py"
 
 
@@ -153,17 +155,17 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arguments = [str(photos), "-c", "dark, bright", "-o", str(tmp_path / "out")]
-    note = tool.Progress.note
+    note = console.Progress.note
 
     def interrupt(self: Any, outcome: Any) -> None:
         note(self, outcome)
         if self.finished == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tool.Progress, "note", interrupt)
+    monkeypatch.setattr(console.Progress, "note", interrupt)
     assert tool.main(arguments) == 130
     assert "2 of 3 images are done" in capsys.readouterr().err
-    monkeypatch.setattr(tool.Progress, "note", note)
+    monkeypatch.setattr(console.Progress, "note", note)
     assert tool.main(arguments) == 0
     assert "1 of 3 images" in capsys.readouterr().out
     assert not list((tmp_path / "out").rglob("*.tmp"))
@@ -217,13 +219,13 @@ def test_table_fits_any_terminal(tool: ModuleType, capsys: pytest.CaptureFixture
         "seconds": 0.25,
     }
     for width in (60, 80, 200):
-        tool.print_table(
+        console.print_table(
             RunSummary(done=1, records=[record, {**record, "classes": [], "image": "x\n\x1b"}]), width
         )
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) == 3
-        assert len({tool._width(line) for line in lines}) == 1
-        assert tool._width(lines[0]) <= width
+        assert len({console._width(line) for line in lines}) == 1
+        assert console._width(lines[0]) <= width
         assert "猫.jpg" in lines[1]
 
 
