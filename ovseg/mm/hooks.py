@@ -44,7 +44,7 @@ class ProgressBarHook(Hook):
         """Moves it on by what all processes have done."""
         self.bar.update(len(outputs or ()) * runner.world_size)
 
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Ends it."""
         self.bar.close()
 

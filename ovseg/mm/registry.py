@@ -6,11 +6,8 @@ The core knows nothing of registries. Its classes and methods are entered here, 
 
 from __future__ import annotations
 
+import mmengine.registry as _mmengine
 import mmseg.registry  # noqa: F401  # makes the scope `mmseg` known to mmengine, without importing its models
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 from ovseg.correlation import (
@@ -28,18 +25,26 @@ from ovseg.windows import WindowPlan
 
 SCOPE = "ovseg"
 
-MODELS = Registry("model", parent=MMENGINE_MODELS, scope=SCOPE, locations=["ovseg.mm.build", "ovseg.mm.segmentor"])
+MODELS = Registry("model", parent=_mmengine.MODELS, scope=SCOPE, locations=["ovseg.mm.build", "ovseg.mm.segmentor"])
 DATASETS = Registry(
     "dataset",
-    parent=MMENGINE_DATASETS,
+    parent=_mmengine.DATASETS,
     scope=SCOPE,
     locations=["ovseg.mm.datasets", "ovseg.mm.scenes_dataset"],
 )
 TRANSFORMS = Registry(
-    "transform", parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=["ovseg.mm.scenes_dataset"]
+    "transform", parent=_mmengine.TRANSFORMS, scope=SCOPE, locations=["ovseg.mm.scenes_dataset"]
 )
-HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope=SCOPE, locations=["ovseg.mm.hooks"])
+HOOKS = Registry("hook", parent=_mmengine.HOOKS, scope=SCOPE, locations=["ovseg.mm.hooks"])
 
+#: Kinds of which ovseg has none of its own. mmengine looks for a registry of the default scope all the same,
+#: and warns where there is none. Yours can be registered in them.
+OTHERS = {
+    kind: Registry(parent.name, parent=parent, scope=SCOPE, locations=["ovseg.mm.registry"])
+    for kind, parent in vars(_mmengine).items()
+    if isinstance(parent, Registry) and kind not in ("MODELS", "DATASETS", "TRANSFORMS", "HOOKS")
+}
+LOOPS, METRICS = OTHERS["LOOPS"], OTHERS["METRICS"]
 #: The core's parts by the name that a config's `type` takes.
 CORE_PARTS = {
     # correlations

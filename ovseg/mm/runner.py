@@ -110,4 +110,4 @@ def run_test(config: Config, checkpoint: str | Path | None = None) -> dict[str, 
             f"the model's vocabulary has {len(model.vocabulary)} classes and the dataset {len(names)} "
             f"({', '.join(list(names)[:3])}, ...): they must be the same, in the same order"
         )
-    return runner.test()
+    return {name: float(value) for name, value in runner.test().items()}

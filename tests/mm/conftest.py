@@ -11,6 +11,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
@@ -56,8 +57,10 @@ def tiny_clip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _forgetful_mmengine() -> Iterator[None]:
-    """mmengine keeps loggers, scopes and visualisers by name, in global tables."""
+def _quick_and_forgetful_mmengine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The Runner's reports cost seconds each; loggers, scopes and visualisers stay in global tables."""
+    monkeypatch.setattr(Config, "pretty_text", property(lambda self: str(self.to_dict())))
+    monkeypatch.setattr("mmengine.runner.runner.collect_env", dict)
     tables = (MMLogger, MessageHub, DefaultScope, Visualizer)
     before = [dict(each._instance_dict) for each in tables]
     yield
