@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import sqrt
 
 import numpy as np
-from numba import njit
+from ovseg.scenes.jit import kernel
 
 from ovseg.scenes.textures import sample_noise
 
 
-@njit(cache=True)
+@kernel
 def split_region(region, nx, ny, offset, wave_px, u0, bank):
     """Give the far side of a wavy line to background 1.
 
@@ -31,7 +31,7 @@ def split_region(region, nx, ny, offset, wave_px, u0, bank):
             region[y, x] = 1 if dx * nx + dy * ny + wave > offset else 0
 
 
-@njit(cache=True)
+@kernel
 def _tile_position(x, y, cx, cy, scale, cos, sin, flip, side):
     """Image px -> tile px (continuous, pixel centres at whole numbers)."""
     dx, dy = x - cx, y - cy
@@ -39,14 +39,14 @@ def _tile_position(x, y, cx, cy, scale, cos, sin, flip, side):
     return (-tx if flip else tx) + 0.5 * side - 0.5, ty + 0.5 * side - 0.5
 
 
-@njit(cache=True, inline="always")
+@kernel
 def _corner(t):
     """Whole part of a position above -1, and the fraction."""
     i = int(t + 1.0)
     return i, t + 1.0 - i
 
 
-@njit(cache=True)
+@kernel
 def _bilinear(tile, tx, ty, channel):
     """Bilinear value of a tile's channel; (tx, ty) within a pixel of the tile, which has a 1 px border."""
     x, fx = _corner(tx)
@@ -56,19 +56,19 @@ def _bilinear(tile, tx, ty, channel):
     return top * (1.0 - fy) + low * fy
 
 
-@njit(cache=True)
+@kernel
 def _off(tx, ty, side):
     return tx <= -1.0 or ty <= -1.0 or tx >= side or ty >= side
 
 
-@njit(cache=True)
+@kernel
 def _bounds(cx, cy, reach, width, height):
     x0, x1 = max(0, int(cx - reach)), min(width, int(cx + reach) + 2)
     y0, y1 = max(0, int(cy - reach)), min(height, int(cy + reach) + 2)
     return x0, x1, y0, y1
 
 
-@njit(cache=True)
+@kernel
 def stamp(ids, tile, cx, cy, size, cos, sin, flip, number):
     """Write `number` where an object covers more than half a pixel.
 
@@ -97,7 +97,7 @@ def stamp(ids, tile, cx, cy, size, cos, sin, flip, number):
     return covered
 
 
-@njit(cache=True)
+@kernel
 def cast_shadow(out, tile, cx, cy, size, cos, sin, flip, strength):
     """Darken the image under an object's (already offset) outline.
 
@@ -121,7 +121,7 @@ def cast_shadow(out, tile, cx, cy, size, cos, sin, flip, strength):
                 out[y, x, c] *= gain
 
 
-@njit(cache=True)
+@kernel
 def paint_object(
     out, ids, defects, tile, damage, damaged, cx, cy, size, cos, sin, flip, light_x, light_y, gains, number
 ):
@@ -133,7 +133,7 @@ def paint_object(
         defects: (H, W) bool, changed: set on this object's damage, cleared where it hides another's.
         tile: (side + 2, side + 2, 4) uint8 premultiplied.
         damage: (side + 2, side + 2, 1) uint8, 255 where the tile is damaged.
-        damaged: whether it is anywhere.
+        damaged: 0 nowhere, 1 on the surface, 2 right through (a hole is damage, though the object is gone).
         cx, cy, size, cos, sin, flip: pose.
         light_x, light_y: brightness change across the object.
         gains: (3,) colour gains.
@@ -149,7 +149,7 @@ def paint_object(
             if _off(tx, ty, side):
                 continue
             alpha = _bilinear(tile, tx, ty, 3)
-            hurt = damaged and _bilinear(damage, tx, ty, 0) > 127.5
+            hurt = damaged > 0 and _bilinear(damage, tx, ty, 0) > 127.5
             if alpha > 0.0:
                 gain = 1.0 + (light_x * (x - cx) + light_y * (y - cy)) / size
                 keep = 1.0 - alpha / 255.0
@@ -159,11 +159,11 @@ def paint_object(
             if alpha > 127.5:
                 ids[y, x] = number
                 defects[y, x] = hurt
-            elif hurt:
+            elif hurt and damaged == 2:
                 defects[y, x] = True
 
 
-@njit(cache=True)
+@kernel
 def finish(out, light_x, light_y, cloud, u0, v0, gains, gamma_mix, noise, bank):
     """Scene light, colour cast and sensor noise, then bytes.
 
@@ -208,7 +208,7 @@ def finish(out, light_x, light_y, cloud, u0, v0, gains, gamma_mix, noise, bank):
     return image
 
 
-@njit(cache=True)
+@kernel
 def extents(ids, count):
     """Boxes and areas of instances 1..count.
 
@@ -232,7 +232,7 @@ def extents(ids, count):
     return boxes, areas
 
 
-@njit(cache=True)
+@kernel
 def label(ids, region, of_instance, of_side, labels):
     """Class of every pixel: its instance's, else its background's.
 

@@ -23,6 +23,8 @@ SPLITS = tuple(words.SPLIT_CODES)
 MIN_VISIBLE_SHARE = 0.35
 MIN_VISIBLE_PX = 30
 
+_HOLE = tuple(words.DEFECTS).index("hole")
+
 @dataclass(frozen=True)
 class Scene:
     """One picture and everything true of it.
@@ -168,12 +170,13 @@ class SceneSet:
             thing, (tiles, damages) = plan.objects[place], levels[place]
             cos, sin = compose.rotation(thing.turns % 1.0)
             level = _level(thing.size)
+            hurt = 0 if thing.defect < 0 else 2 if thing.defect == _HOLE else 1
             compose.cast_shadow(
                 out, tiles[min(LEVELS - 1, level + 2)], thing.cx + shift_x * thing.size,
                 thing.cy + shift_y * thing.size, thing.size * 1.04, cos, sin, thing.flip, strength,
             )  # fmt: skip
             compose.paint_object(
-                out, ids, defects, tiles[level], damages[level], thing.defect >= 0, thing.cx, thing.cy,
+                out, ids, defects, tiles[level], damages[level], hurt, thing.cx, thing.cy,
                 thing.size, cos, sin, thing.flip, thing.light_x, thing.light_y, np.array(thing.gains), number,
             )  # fmt: skip
         light_x, light_y, cloud, u0, v0, red, green, blue, contrast, noise = plan.light

@@ -185,13 +185,13 @@ def _background(
             middle = (palette[0, c] + palette[1, c]) / 2
             palette[:, c] += strength * (toward[c] - middle)
     for c in range(3):
-        palette[:, c] += draws.uniform(-16, 16)
+        palette[:, c] += draws.uniform(-16.0, 16.0)
     palette = np.clip(palette * draws.uniform(0.85, 1.12), 0, 255)
     turns = draws.uniform(-0.04, 0.04)
     if draws.chance(0.3):
-        turns = draws.uniform(0, 1)
+        turns = draws.uniform()
     return BackgroundPlan(
-        name, palette, draws.uniform(0, 4096), draws.uniform(0, 4096), turns, zoom * draws.uniform(0.75, 1.3)
+        name, palette, draws.uniform(0.0, 4096.0), draws.uniform(0.0, 4096.0), turns, zoom * draws.uniform(0.75, 1.3)
     )  # fmt: skip
 
 
@@ -289,20 +289,20 @@ def plan_scene(
         hide = objects and draws.chance(settings.camouflage)
         toward = draws.choice(objects).colour if hide else None
         backgrounds.append(_background(draws, name, toward, zoom))
-    angle = draws.uniform(0, 1)
+    angle = draws.uniform()
     nx, ny = angle, 1.0 - angle
     norm = sqrt(nx * nx + ny * ny)
     nx, ny = nx / norm * (1 if draws.chance(0.5) else -1), ny / norm
     extent = abs(nx) * width + abs(ny) * height
     border = (nx, ny, draws.uniform(-0.2, 0.2) * extent, draws.uniform(0.05, 0.3) * extent,
-              draws.uniform(0, 256))  # fmt: skip
+              draws.uniform(0.0, 256.0))  # fmt: skip
     hard = settings.hardness
     cast = (0.16 if draws.chance(0.4) else 0.05) * hard
     light = (
-        draws.uniform(-0.4, 0.4) * hard, draws.uniform(-0.4, 0.4) * hard, draws.uniform(0, 0.7) * hard,
-        draws.uniform(0, 256), draws.uniform(0, 256),
+        draws.uniform(-0.4, 0.4) * hard, draws.uniform(-0.4, 0.4) * hard, draws.uniform(0.0, 0.7) * hard,
+        draws.uniform(0.0, 256.0), draws.uniform(0.0, 256.0),
         *(1.0 + draws.uniform(-cast, cast) for _ in range(3)),
-        draws.uniform(-0.3, 0.3) * hard, draws.uniform(0, 26) * hard,
+        draws.uniform(-0.3, 0.3) * hard, draws.uniform(0.0, 26.0) * hard,
     )  # fmt: skip
     shadow = (draws.uniform(-0.1, 0.1), draws.uniform(0.0, 0.12), draws.uniform(0.1, 0.5))
     return ScenePlan(tuple(backgrounds), objects, border, light, shadow, draws.integer(0, 3))

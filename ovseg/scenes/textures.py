@@ -10,7 +10,7 @@ from functools import cache
 from math import floor, sqrt
 
 import numpy as np
-from numba import njit
+from ovseg.scenes.jit import kernel
 
 NOISE_PX = 256  # side of the tileable noise fields; a power of two
 
@@ -78,7 +78,7 @@ PALETTES: tuple[tuple[tuple[tuple[int, int, int], ...], ...], ...] = (
 )  # fmt: skip
 
 
-@njit(cache=True)
+@kernel
 def _hash01(x, y, salt):
     """Integer lattice point -> uniform number in [0, 1)."""
     h = np.uint32(x * 374761393 + y * 668265263 + salt * 974634777)
@@ -87,7 +87,7 @@ def _hash01(x, y, salt):
     return (h & np.uint32(0xFFFFFF)) / 16777216.0
 
 
-@njit(cache=True)
+@kernel
 def _lattice_noise(side, cells, salt):
     """(side, side) float32 smooth noise in [0, 1] on a wrapping grid of cells x cells values."""
     out = np.empty((side, side), np.float32)
@@ -120,7 +120,7 @@ def noise_bank() -> np.ndarray:
     return np.ascontiguousarray(bank)
 
 
-@njit(cache=True)
+@kernel
 def sample_noise(bank, field, x, y):
     """Bilinear value of a noise field at any position; it repeats every 256 px."""
     fx, fy = floor(x), floor(y)
@@ -132,19 +132,19 @@ def sample_noise(bank, field, x, y):
     return top * (1.0 - ty) + low * ty
 
 
-@njit(cache=True)
+@kernel
 def _clip01(x):
     return min(1.0, max(0.0, x))
 
 
-@njit(cache=True)
+@kernel
 def _triangle(x):
     """Triangle wave of period 1 in [0, 1]."""
     f = x - floor(x)
     return 2.0 * f if f < 0.5 else 2.0 - 2.0 * f
 
 
-@njit(cache=True)
+@kernel
 def _cells(u, v):
     """Distances to the nearest and second nearest jittered lattice point, and the nearest one's number."""
     iu, iv = int(floor(u)), int(floor(v))
@@ -164,7 +164,7 @@ def _cells(u, v):
     return sqrt(best), sqrt(second), tint
 
 
-@njit(cache=True)
+@kernel
 def _texel(kind, u, v, bank):
     """How a pixel at (u, v), in px of a 224 px scene, mixes its palette.
 
@@ -271,7 +271,7 @@ def _texel(kind, u, v, bank):
     return _clip01(min(da, db) / 120.0), 1.0 if edge > 9.6 else 0.0, 0.92 + 0.16 * n
 
 
-@njit(cache=True)
+@kernel
 def paint_background(out, region, side, kind, palette, u0, v0, cos, sin, zoom, bank):
     """Paint one texture where `region == side`.
 

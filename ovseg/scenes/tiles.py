@@ -11,12 +11,12 @@ from functools import cache
 from math import sqrt
 
 import numpy as np
-from numba import njit
+from ovseg.scenes.jit import kernel
 
 TILE_PX = 96
 
 
-@njit(cache=True)
+@kernel
 def halve(tile):
     """Average of 2 x 2 pixels, rounded."""
     side = tile.shape[0] // 2
@@ -34,7 +34,7 @@ def halve(tile):
     return out
 
 
-@njit(cache=True)
+@kernel
 def pad(tile):
     """A border of one empty pixel, so that sampling needs no bounds checks."""
     side = tile.shape[0]
@@ -43,7 +43,7 @@ def pad(tile):
     return out
 
 
-@njit(cache=True)
+@kernel
 def _inside(shape, x, y):
     """True when (x, y), in [-1, 1] with y down, lies in the shape (numbered as vocabulary.SHAPES)."""
     r2 = x * x + y * y
@@ -85,7 +85,7 @@ def _inside(shape, x, y):
     return r2 < 0.92 and r2 > 0.36  # ring
 
 
-@njit(cache=True)
+@kernel
 def _draw_shape(shape, side):
     mask = np.zeros((side, side), np.uint8)
     for py in range(side):
@@ -105,7 +105,7 @@ def shape_mask(shape: int) -> np.ndarray:
     return _draw_shape(shape, TILE_PX)
 
 
-@njit(cache=True)
+@kernel
 def colour_shape(mask, red, green, blue, stripe, gradient):
     """A shape's tile: its colour with a gradient, and soft stripes when `stripe` > 0.
 
@@ -130,7 +130,7 @@ def colour_shape(mask, red, green, blue, stripe, gradient):
     return tile
 
 
-@njit(cache=True)
+@kernel
 def _stroke(tile, mask, x0, y0, x1, y1, width, level, strength):
     """Blend a line of grey `level` into the opaque part of a tile, and mark it."""
     side = tile.shape[0]
@@ -153,7 +153,7 @@ def _stroke(tile, mask, x0, y0, x1, y1, width, level, strength):
                 mask[y, x] = 255
 
 
-@njit(cache=True)
+@kernel
 def draw_defect(tile, mask, kind, draws):
     """Damage a tile in place.
 
