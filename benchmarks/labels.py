@@ -46,7 +46,9 @@ def measure(way: str, classes: int, size_hw: tuple[int, int]) -> dict[str, float
 
 def main() -> None:
     """Measures every case in its own process and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, nargs=2, default=(1000, 1500), metavar=("H", "W"), help="pixels")
     parser.add_argument("--classes", type=int, nargs="+", default=(10, 100, 500), help="numbers of classes")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each case; the median counts")

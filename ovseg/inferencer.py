@@ -59,8 +59,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
         raise ConfigError(f"unknown dtype '{dtype}': use {', '.join(DTYPES)}")
     if dtype == "fp16" and device.type == "cpu":
         raise ConfigError(
-            "dtype fp16 is refused on the CPU: it has no fast half-precision kernels, and activations of CLIP "
-            "overflow in some layers; use bf16 (fast where the processor has it) or float32"
+            "dtype fp16 is refused on the CPU: it has no fast half-precision kernels, and some activations of "
+            "CLIP overflow; use bf16 (fast where the processor has it) or float32"
         )
     return DTYPES[dtype]
 
@@ -77,7 +77,7 @@ class Inferencer:
         method: a published method's name (see `ovseg.methods.METHODS`), or a function of your own that builds
             a scorer around an encoder and takes the options.
         encoder: a name of `ovseg.encoders.weights`, or `architecture:tag` of open_clip; None takes the best
-            that is in the local cache, else the default download. "bundled" is the small model in the package.
+            in the local cache, else the default download. "bundled" is the small model in the package.
         weights: a local file instead of the encoder's own.
         device: auto, cpu, cuda, cuda:1, mps.
         dtype: of the towers: float32, bf16, fp16 (not on the CPU). Scores are float32 always.
@@ -155,7 +155,9 @@ class Inferencer:
             },
         }
 
-    def bank(self, classes: Any, templates: str | Sequence[str] = "imagenet80") -> tuple[Vocabulary, TextBank]:
+    def bank(
+        self, classes: Any, templates: str | Sequence[str] = "imagenet80"
+    ) -> tuple[Vocabulary, TextBank]:
         """Words, parsed and encoded once.
 
         Args:

@@ -1,4 +1,4 @@
-"""What the heads answer, ready for numpy, files and pictures. Later parts add detections, anomalies, counts."""
+"""What the heads answer, ready for numpy, files and pictures."""
 
 from __future__ import annotations
 

@@ -93,7 +93,9 @@ class Scorer(nn.Module):
         )
 
     @torch.no_grad()
-    def encode(self, image: Float[Tensor, "B 3 H W"], output_hw: tuple[int, int] | None = None) -> DenseFeatures:
+    def encode(
+        self, image: Float[Tensor, "B 3 H W"], output_hw: tuple[int, int] | None = None
+    ) -> DenseFeatures:
         """Everything that does not depend on the words.
 
         Args:
@@ -104,8 +106,9 @@ class Scorer(nn.Module):
         windows = self.windows.windows(image_hw, self.encoder.patch_hw)
         pieces = windows.cut(image, self.encoder.mean)
         grids = torch.cat([self.features(part).grid for part in pieces.split(self.windows.max_batch)])
-        resampling = windows.resampling(image_hw, (grids.shape[-2], grids.shape[-1]), output_hw or image_hw)
-        return DenseFeatures(windows.join(F.normalize(grids.float(), dim=1)), resampling.to(grids.device))
+        cells_hw = (grids.shape[-2], grids.shape[-1])
+        resampling = windows.resampling(image_hw, cells_hw, output_hw or image_hw).to(grids.device)
+        return DenseFeatures(windows.join(F.normalize(grids.float(), dim=1)), resampling)
 
     def score(self, features: DenseFeatures, bank: TextBank) -> ScoreMap:
         """Features against words.

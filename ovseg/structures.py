@@ -19,6 +19,7 @@ from torch import Tensor
 from ovseg.errors import ShapeError, VocabularyError
 from ovseg.resampling import Resampling
 
+
 @dataclass(frozen=True)
 class PatchFeatures:
     """What an encoder knows about an image, a vector per patch.

@@ -69,7 +69,9 @@ class WindowPlan:
     def __post_init__(self) -> None:
         if self.crop is not None:
             if self.crop < 1:
-                raise ConfigError(f"crop must be at least 1 pixel or None for the whole image, got {self.crop}")
+                raise ConfigError(
+                    f"crop must be at least 1 pixel or None for the whole image, got {self.crop}"
+                )
             if self.stride is None or not 1 <= self.stride <= self.crop:
                 raise ConfigError(
                     f"stride must be between 1 and the crop ({self.crop}), so that windows leave no gap, "
@@ -118,7 +120,9 @@ class _Axis:
     fit: str
 
     @classmethod
-    def cut(cls, length: int, crop: int | None, stride: int | None, multiple: int, patch: int, fit: str) -> _Axis:
+    def cut(
+        cls, length: int, crop: int | None, stride: int | None, multiple: int, patch: int, fit: str
+    ) -> _Axis:
         cuts = tuple(spans(length, crop, stride))
         side = cuts[0][1] - cuts[0][0]
         if fit == "floor":

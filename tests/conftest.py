@@ -1,13 +1,12 @@
-"""Fixtures for the whole suite: seeds, small random models, a private cache."""
+"""Fixtures for the whole suite: seeds, a private cache, small random models."""
 
 from __future__ import annotations
 
 import os
 
-import numpy as np
-import open_clip
 import pytest
 import torch
+from support import random_bank, tiny_clip, tiny_encoder
 
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.structures import TextBank
@@ -21,77 +20,17 @@ def _seeded(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     monkeypatch.setenv("OVSEG_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def tiny_encoder(*, patch: int = 16, image_size: int = 64, width: int = 64, output_dim: int = 32) -> ClipEncoder:
-    """A random open_clip tower, large enough that attention matters."""
-    generator = torch.Generator().manual_seed(7)
-    visual = open_clip.transformer.VisionTransformer(
-        image_size=image_size, patch_size=patch, width=width, layers=3, heads=4, mlp_ratio=2.0, output_dim=output_dim
-    )
-    with torch.no_grad():
-        for parameter in visual.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
-    return ClipEncoder(visual).eval()
-
-
-@pytest.fixture()
+@pytest.fixture
 def encoder() -> ClipEncoder:
     return tiny_encoder()
 
 
-def random_bank(queries_per_class: tuple[int, ...] = (1, 3, 2, 1), dim: int = 32, **details: object) -> TextBank:
-    """A bank with synonyms for some classes."""
-    generator = torch.Generator().manual_seed(11)
-    classes = torch.repeat_interleave(torch.arange(len(queries_per_class)), torch.tensor(queries_per_class))
-    embeddings = torch.nn.functional.normalize(torch.randn(len(classes), dim, generator=generator), dim=1)
-    return TextBank(embeddings, classes, tuple(f"class{i}" for i in range(len(queries_per_class))), **details)
-
-
-@pytest.fixture()
+@pytest.fixture
 def bank() -> TextBank:
     return random_bank()
 
 
-def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """RGB bytes with structure at several scales."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
-    image = np.kron(coarse, np.ones((8, 8, 1)))[:height, :width] + rng.normal(0, 12, (height, width, 3))
-    return image.clip(0, 255).astype(np.uint8)
-
-
-def tiny_clip() -> object:
-    """A random two-tower CLIP as `load_clip` gives it: open_clip's own class and tokenizer."""
-    from pathlib import Path
-
-    from open_clip.tokenizer import SimpleTokenizer
-
-    from ovseg.encoders.clip import OPENAI_MEAN, OPENAI_STD
-    from ovseg.encoders.clip_loading import LoadedClip
-
-    torch.manual_seed(5)
-    model = open_clip.CLIP(
-        32,
-        vision_cfg=dict(image_size=64, patch_size=16, width=64, layers=3, head_width=16, mlp_ratio=2.0),
-        text_cfg=dict(context_length=32, vocab_size=49408, width=32, heads=2, layers=2),
-    )
-    with torch.no_grad():  # the default initialisation is too small to tell images apart
-        for parameter in model.visual.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.15)
-    return LoadedClip(
-        model=model.eval().requires_grad_(False),
-        tokenizer=SimpleTokenizer(context_length=32),
-        context_length=32,
-        mean=OPENAI_MEAN,
-        std=OPENAI_STD,
-        name="tiny",
-        weights_sha256="0" * 64,
-        licence="none",
-        notice="a random model for tests",
-        weights_file=Path("tiny.safetensors"),
-    )
-
-
-@pytest.fixture()
+@pytest.fixture
 def tiny_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every encoder name gives the random two-tower CLIP."""
     monkeypatch.setattr("ovseg.inferencer.load_clip", lambda *args, **options: tiny_clip())

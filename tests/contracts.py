@@ -12,7 +12,9 @@ from torch import Tensor
 from ovseg.structures import Affinity, OpenBlock
 
 
-def random_block(*, batch: int = 2, hw: tuple[int, int] = (3, 5), num_prefix: int = 1, seed: int = 0) -> OpenBlock:
+def random_block(
+    *, batch: int = 2, hw: tuple[int, int] = (3, 5), num_prefix: int = 1, seed: int = 0
+) -> OpenBlock:
     """An opened block of random numbers."""
     generator = torch.Generator().manual_seed(seed)
     tokens = num_prefix + hw[0] * hw[1]
@@ -23,7 +25,11 @@ def random_block(*, batch: int = 2, hw: tuple[int, int] = (3, 5), num_prefix: in
 
 def _map(block: OpenBlock, change: Any) -> OpenBlock:
     return replace(
-        block, q=change(block.q), k=change(block.k), v=change(block.v), residual=change(block.residual[:, None])[:, 0]
+        block,
+        q=change(block.q),
+        k=change(block.k),
+        v=change(block.v),
+        residual=change(block.residual[:, None])[:, 0],
     )
 
 
@@ -72,7 +78,9 @@ class CorrelationContract:
         block = random_block()
         order = _mirror(block.hw, block.num_prefix)
         mirrored = self.affinity(_map(block, lambda x: x[:, :, order])).weights
-        torch.testing.assert_close(mirrored, self.affinity(block).weights[:, :, order][..., order], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            mirrored, self.affinity(block).weights[:, :, order][..., order], atol=1e-6, rtol=1e-5
+        )
 
 
 def _mirror(hw: tuple[int, int], num_prefix: int) -> Tensor:

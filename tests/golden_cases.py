@@ -58,7 +58,9 @@ class Case:
     def clip_encoder(self, *, quick_gelu: bool) -> ClipEncoder:
         """The case's CLIP tower: open_clip's own class, weights loaded strictly."""
         prefix = "clip.visual."
-        state = {name[len(prefix) :]: value for name, value in self.weights.items() if name.startswith(prefix)}
+        state = {
+            name[len(prefix) :]: value for name, value in self.weights.items() if name.startswith(prefix)
+        }
         width = state["conv1.weight"].shape[0]
         patch = state["conv1.weight"].shape[-1]
         cells = round((state["positional_embedding"].shape[0] - 1) ** 0.5)

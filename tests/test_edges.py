@@ -7,7 +7,9 @@ import sys
 
 
 def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
@@ -32,4 +34,6 @@ def test_core_loads_no_openmmlab_package_and_opens_no_socket() -> None:
 
 
 def test_unknown_attribute() -> None:
-    run("import ovseg\ntry: ovseg.nothing\nexcept AttributeError as e: assert 'nothing' in str(e)\nelse: raise SystemExit(1)")
+    run(
+        "import ovseg\ntry: ovseg.nothing\nexcept AttributeError as e: assert 'nothing' in str(e)\nelse: raise SystemExit(1)"
+    )

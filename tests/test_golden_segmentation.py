@@ -13,7 +13,12 @@ import torch
 from golden_cases import Case, cases, class_scores, differing, query_cosines
 from torch import Tensor
 
-from ovseg.correlation import IdentityCorrelation, NeighbourhoodCorrelation, QueryKeyCorrelation, SelfCorrelation
+from ovseg.correlation import (
+    IdentityCorrelation,
+    NeighbourhoodCorrelation,
+    QueryKeyCorrelation,
+    SelfCorrelation,
+)
 from ovseg.encoders.positions import PositionRule
 from ovseg.heads import SegmentationHead
 from ovseg.methods import build_method
@@ -27,7 +32,9 @@ close = partial(torch.testing.assert_close, rtol=0, check_dtype=False)
 
 def tokens(case: Case, correlation, residual: bool, *, quick_gelu: bool = True) -> Tensor:
     """Projected tokens, prefix first, of the whole input with the remainder dropped."""
-    scorer = Scorer(case.clip_encoder(quick_gelu=quick_gelu), correlation, residual=residual, positions=PUBLISHED)
+    scorer = Scorer(
+        case.clip_encoder(quick_gelu=quick_gelu), correlation, residual=residual, positions=PUBLISHED
+    )
     height, width = case.rgb.shape[-2:]
     with torch.no_grad():
         features = scorer.features(case.rgb[..., : height // 16 * 16, : width // 16 * 16])
@@ -53,7 +60,9 @@ def test_golden_sclip(case: Case) -> None:
     check_resize(case)
     close(tokens(case, SelfCorrelation(("q", "k")), True), case["whole_tokens_proj"], atol=FEATURES)
     encoder = case.clip_encoder(quick_gelu=True)
-    build = partial(build_method, "sclip", encoder, temperature=float(settings["logit_scale"]), as_published=True)
+    build = partial(
+        build_method, "sclip", encoder, temperature=float(settings["logit_scale"]), as_published=True
+    )
     head = SegmentationHead(threshold=settings["prob_thd"])
 
     whole = build(crop=None, stride=None)(case.rgb, bank, size_hw)
@@ -88,10 +97,14 @@ def test_golden_clearclip(case: Case) -> None:
     for name, correlation in variants.items():
         for residual, suffix in ((True, "res"), (False, "nores")):
             ours = tokens(case, correlation, residual)[:, 1:]
-            close(ours, case[f"tokens_proj_{name}_{suffix}"], atol=FEATURES, msg=lambda m, n=name: f"{n}: {m}")
+            close(
+                ours, case[f"tokens_proj_{name}_{suffix}"], atol=FEATURES, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
     encoder = case.clip_encoder(quick_gelu=True)
-    build = partial(build_method, "clearclip", encoder, temperature=float(settings["logit_scale"]), as_published=True)
+    build = partial(
+        build_method, "clearclip", encoder, temperature=float(settings["logit_scale"]), as_published=True
+    )
     head = SegmentationHead(threshold=settings["prob_thd"])
     whole = build(crop=None, stride=None)(case.rgb, bank, size_hw)
     close(class_scores(whole, size_hw)[:, ::3, ::3], case["whole_probs_s3"], atol=PROBABILITIES)

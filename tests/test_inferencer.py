@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_image
 from PIL import Image
+from support import random_image
 
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.inferencer import Inferencer, resolve_device, resolve_dtype
@@ -68,7 +68,9 @@ def test_anything_that_is_an_image_is_taken(tmp_path: Path) -> None:
     image = random_image(50, 60)
     Image.fromarray(image).save(tmp_path / "a.png")
     path = tmp_path / "a.png"
-    results = list(Inferencer("clip", **SMALL)([image, path, str(path), Image.open(path), path.read_bytes()], "a, b"))
+    results = list(
+        Inferencer("clip", **SMALL)([image, path, str(path), Image.open(path), path.read_bytes()], "a, b")
+    )
     assert all(np.array_equal(result.labels, results[0].labels) for result in results)
 
 

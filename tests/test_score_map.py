@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_bank
+from support import random_bank
 
 from ovseg.refine.pamr import PAMR
 from ovseg.resampling import TILE_ELEMENTS, Resampling
@@ -57,7 +57,9 @@ class TestScoreMap:
         twice = TextBank(
             torch.cat([m.bank.embeddings, m.bank.embeddings[:1]]), torch.tensor([0, 1, 2, 0]), m.bank.names
         )
-        repeated = ScoreMap(torch.cat([m.cosine, m.cosine[:, :1]], 1), twice, 20.0, m.resampling, softmax_over="class")
+        repeated = ScoreMap(
+            torch.cat([m.cosine, m.cosine[:, :1]], 1), twice, 20.0, m.resampling, softmax_over="class"
+        )
         torch.testing.assert_close(repeated.probabilities, m.probabilities)
         as_query = ScoreMap(repeated.cosine, twice, 20.0, m.resampling)
         assert (as_query.probabilities < m.probabilities - 1e-6).any()

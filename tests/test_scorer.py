@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import random_bank, random_image, tiny_encoder
+from support import random_bank, random_image, tiny_encoder
 
 from ovseg.correlation import IdentityCorrelation, QueryKeyCorrelation, SelfCorrelation
 from ovseg.encoders.clip import ClipEncoder

@@ -10,7 +10,12 @@ from ovseg.windows import WindowPlan, check_divisible, resized_hw, spans
 
 @pytest.mark.parametrize(
     ("image_hw", "short", "expected"),
-    [((150, 200), 112, (112, 149)), ((37, 2000), 336, (38, 2048)), ((500, 375), 448, (597, 448)), ((10, 10), 7, (7, 7))],
+    [
+        ((150, 200), 112, (112, 149)),
+        ((37, 2000), 336, (38, 2048)),
+        ((500, 375), 448, (597, 448)),
+        ((10, 10), 7, (7, 7)),
+    ],
 )
 def test_resized_hw(image_hw: tuple[int, int], short: int, expected: tuple[int, int]) -> None:
     assert resized_hw(image_hw, short) == expected

@@ -26,7 +26,7 @@ class IdentityCorrelation(nn.Module):
 
     def forward(self, block: OpenBlock, guide: PatchFeatures | None = None) -> None:
         """No matrix is built."""
-        return None
+        return
 
 
 class SelfCorrelation(nn.Module):

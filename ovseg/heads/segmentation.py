@@ -25,7 +25,9 @@ class SegmentationHead(nn.Module):
         keep_scores: keep class probabilities on the patch grid with the result.
     """
 
-    def __init__(self, *, threshold: float = 0.0, area_threshold: float = 0.0, keep_scores: bool = False) -> None:
+    def __init__(
+        self, *, threshold: float = 0.0, area_threshold: float = 0.0, keep_scores: bool = False
+    ) -> None:
         super().__init__()
         for name, value in (("threshold", threshold), ("area_threshold", area_threshold)):
             if not 0 <= value <= 1:
@@ -76,6 +78,8 @@ class SegmentationHead(nn.Module):
 
     def _large_enough(self, labels: Int[Tensor, "H W"], score_map: ScoreMap) -> Bool[Tensor, " K"]:
         counts = torch.bincount(labels.flatten(), minlength=len(score_map.bank.names))
-        foreground = torch.tensor([k not in score_map.bank.background for k in range(len(counts))]).to(counts.device)
+        foreground = torch.tensor([k not in score_map.bank.background for k in range(len(counts))]).to(
+            counts.device
+        )
         enough = counts > self.area_threshold * counts[foreground].sum()
         return enough | ~foreground

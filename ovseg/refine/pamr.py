@@ -48,7 +48,9 @@ class PAMR(nn.Module):
         size_hw = score_map.image_hw
         if (image.shape[-2], image.shape[-1]) != size_hw:
             image = F.interpolate(image, size=size_hw, mode="bilinear", align_corners=False)
-        spreads = (ColourSpread(colour_weights(each, self.dilations), self.steps, self.dilations) for each in image)
+        spreads = (
+            ColourSpread(colour_weights(each, self.dilations), self.steps, self.dilations) for each in image
+        )
         return replace(score_map, spreads=tuple(spreads))
 
 

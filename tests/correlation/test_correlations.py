@@ -66,7 +66,10 @@ def test_neighbourhood_formula() -> None:
 def test_nonly_scale_is_the_mean_over_pairs() -> None:
     block = random_block(hw=(2, 3), num_prefix=1)
     pairs = [
-        float(block.q[0, g, i].norm() * block.k[0, g, j].norm()) for g in range(2) for i in range(7) for j in range(7)
+        float(block.q[0, g, i].norm() * block.k[0, g, j].norm())
+        for g in range(2)
+        for i in range(7)
+        for j in range(7)
     ]
     scale = sum(pairs) / len(pairs) / math.sqrt(block.q.shape[-1])
     row = NeighbourhoodCorrelation(2.0, "none")(block).weights[0, 0, 1]

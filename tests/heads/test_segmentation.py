@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import random_bank
+from support import random_bank
 
 from ovseg.errors import ConfigError
 from ovseg.heads import SegmentationHead

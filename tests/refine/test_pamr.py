@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from conftest import random_bank
+from support import random_bank
 
 from ovseg.refine.pamr import PAMR
 from ovseg.resampling import Resampling
@@ -61,7 +61,9 @@ def test_flat_image_is_finite_and_keeps_constants() -> None:
 def test_colour_scale_does_not_matter() -> None:
     m, image = score_map(), torch.rand(2, 3, 13, 21)
     scaled = image * torch.tensor([3.7, 3.6, 3.5]).view(3, 1, 1) - 1.8
-    torch.testing.assert_close(pictures(PAMR(4)(m, scaled)), pictures(PAMR(4)(m, image)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        pictures(PAMR(4)(m, scaled)), pictures(PAMR(4)(m, image)), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_alone_equals_in_a_batch_and_zero_steps_change_nothing() -> None:
