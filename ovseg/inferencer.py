@@ -59,8 +59,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
         raise ConfigError(f"unknown dtype '{dtype}': use {', '.join(DTYPES)}")
     if dtype == "fp16" and device.type == "cpu":
         raise ConfigError(
-            "dtype fp16 is refused on the CPU: it has no fast half-precision kernels, and some activations of "
-            "CLIP overflow; use bf16 (fast where the processor has it) or float32"
+            "dtype fp16 is refused on the CPU: it has no fast half-precision kernels, and some activations "
+            "of CLIP overflow; use bf16 (fast where the processor has it) or float32"
         )
     return DTYPES[dtype]
 

@@ -119,8 +119,8 @@ class Scorer(nn.Module):
         bank = bank.to(features.grid.device, torch.float32)
         if bank.embeddings.shape[1] != features.grid.shape[1]:
             raise ShapeError(
-                f"text has {bank.embeddings.shape[1]} dimensions and the image {features.grid.shape[1]}: encode "
-                f"the words with the text tower of the same model"
+                f"text has {bank.embeddings.shape[1]} dimensions and the image {features.grid.shape[1]}: "
+                f"encode the words with the text tower of the same model"
             )
         cosine = torch.einsum("bdhw,qd->bqhw", features.grid, bank.embeddings)
         return ScoreMap(

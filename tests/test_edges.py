@@ -28,12 +28,16 @@ def test_core_loads_no_openmmlab_package_and_opens_no_socket() -> None:
         "import ovseg, sys\n"
         "ovseg.Inferencer, ovseg.Vocabulary\n"
         "import ovseg.runs, ovseg.visualize\n"
-        "loaded = {name.split('.')[0] for name in sys.modules} & {'mmengine', 'mmcv', 'mmseg', 'mmdet', 'numba'}\n"
+        "heavy = {'mmengine', 'mmcv', 'mmseg', 'mmdet', 'numba'}\n"
+        "loaded = {name.split('.')[0] for name in sys.modules} & heavy\n"
         "assert not loaded, loaded\n"
     )
 
 
 def test_unknown_attribute() -> None:
     run(
-        "import ovseg\ntry: ovseg.nothing\nexcept AttributeError as e: assert 'nothing' in str(e)\nelse: raise SystemExit(1)"
+        "import ovseg\n"
+        "try: ovseg.nothing\n"
+        "except AttributeError as error: assert 'nothing' in str(error)\n"
+        "else: raise SystemExit(1)"
     )
