@@ -92,7 +92,7 @@ class Inferencer:
 
     def __init__(
         self,
-        method: str | Callable[..., Scorer] = "maskclip",
+        method: str | Callable[..., Scorer] = "sclip",
         *,
         encoder: str | None = None,
         weights: str | Path | None = None,
