@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ovseg import inputs
 from ovseg.errors import ConfigError
 from ovseg.inputs import find_images, natural_key, output_stems
 
@@ -55,11 +56,14 @@ def test_same_file_twice_is_taken_once(tree: Path) -> None:
     ]
 
 
-def test_linked_folders_are_followed_and_loops_end(tree: Path) -> None:
+def test_linked_folders_are_followed_and_loops_end(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / "photos/sub/loop").symlink_to(tree / "photos")
     (tree / "photos/more").symlink_to(tree / "other")
     (tree / "photos/broken.jpg").symlink_to(tree / "nothing")
+    listed = []
+    monkeypatch.setattr(inputs, "_listdir", lambda folder: listed.append(folder) or os.listdir(folder))
     found = names(tree / "photos")
+    assert len(listed) == 4, "each real folder is entered once"
     assert "more/img2.jpg" in found
     assert len([name for name in found if name.endswith("b.png")]) == 1
     assert "broken.jpg" in found, "reported as unreadable, not left out"
