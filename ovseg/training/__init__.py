@@ -1,0 +1,1 @@
+"""Training as plain torch: losses and small trainable modules, no framework."""
