@@ -56,7 +56,7 @@ class IoU:
         self.predicted = np.zeros(num_classes, np.int64)
         self.truth = np.zeros(num_classes, np.int64)
 
-    def update(self, predicted: Integer[np.ndarray, "*shape"], truth: Integer[np.ndarray, "*shape"]) -> None:
+    def update(self, predicted: Integer[np.ndarray, "..."], truth: Integer[np.ndarray, "..."]) -> None:
         """Adds an image.
 
         Args:
