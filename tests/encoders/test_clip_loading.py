@@ -13,7 +13,7 @@ import huggingface_hub
 import open_clip
 import pytest
 import torch
-from encoder_contract import picture
+from encoders.encoder_contract import picture
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file

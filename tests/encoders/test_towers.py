@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import timm
 import torch
-from encoder_contract import PATCH, EncoderContract, close, picture, shake
+from encoders.encoder_contract import PATCH, EncoderContract, close, picture, shake
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import QuickGELU, VisionTransformer
