@@ -66,7 +66,7 @@ def test_equals_the_core(method: str) -> None:
         np.testing.assert_array_equal(sample.pred_sem_seg.data[0].numpy(), result.labels)
         np.testing.assert_allclose(sample.confidence.data[0].numpy(), result.confidence, atol=1e-6)
         np.testing.assert_array_equal(unpack(sample, model.vocabulary, 255).labels, result.labels)
-    assert len({int(v) for s in samples for v in s.pred_sem_seg.data.unique()}) > 1
+    assert samples[0].confidence.data.unique().numel() > 100
 
 
 def test_red_is_not_blue() -> None:
