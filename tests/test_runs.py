@@ -233,6 +233,21 @@ def test_image_that_breaks_later_loses_its_old_result(photos: Path, tmp_path: Pa
     assert "im0.png" not in {each["image"] for each in lines(out / "results.jsonl")}
 
 
+def test_failure_of_a_missing_output_drops_the_record(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    go(photos, out, formats=("labels", "overlay"))
+    (out / "labels/im0.png").unlink()
+    segmenter = FakeSegmenter()
+
+    def fail(image: Any) -> None:
+        raise RuntimeError("no memory")
+
+    segmenter.on_image = fail
+    assert go(photos, out, segmenter, formats=("labels", "overlay")).failed == [("im0.png", "no memory")]
+    assert "im0.png" not in {each["image"] for each in lines(out / "results.jsonl")}
+    assert not (out / "overlays/im0.jpg").exists()
+
+
 def poison(path: Path) -> None:
     pixels = np.full((20, 32, 3), 90, np.uint8)
     pixels[0, 0] = FakeSegmenter.POISON
