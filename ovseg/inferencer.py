@@ -78,7 +78,7 @@ class Inferencer:
             a scorer around an encoder and takes the options.
         encoder: a name of `ovseg.encoders.weights`, or `architecture:tag` of open_clip; None takes the best
             in the local cache, else the default download. "bundled" is the small model in the package.
-        weights: a local file instead of the encoder's own.
+        weights: a local file instead of the encoder's own; then `encoder` must be named.
         device: auto, cpu, cuda, cuda:1, mps.
         dtype: of the towers: float32, bf16, fp16 (not on the CPU). Scores are float32 always.
         threshold, area_threshold, keep_scores: see `SegmentationHead`.
@@ -106,6 +106,11 @@ class Inferencer:
     ) -> None:
         if isinstance(method, str):
             check_options(method, options)  # before any weights are loaded
+        if weights is not None and encoder is None:
+            raise ConfigError(
+                f"weights '{weights}' need an encoder: name the model that they are of, such as "
+                f"clip_vitb16_openai or an open_clip architecture like ViT-B-16-quickgelu"
+            )
         target = resolve_device(device)
         torch_dtype = resolve_dtype(dtype, target)
         head = SegmentationHead(threshold=threshold, area_threshold=area_threshold, keep_scores=keep_scores)

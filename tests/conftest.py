@@ -12,6 +12,7 @@ from ovseg.encoders.clip import ClipEncoder
 from ovseg.structures import TextBank
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)  # the models here are tiny: more threads wait more than they compute
 
 
 @pytest.fixture(autouse=True)

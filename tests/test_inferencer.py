@@ -113,6 +113,7 @@ def test_names_are_checked_before_weights_are_loaded(monkeypatch: pytest.MonkeyP
         (("clip",), {"dtype": "int8"}, "unknown dtype"),
         (("clip",), {"dtype": "fp16", "device": "cpu"}, "bf16"),
         (("clip",), {"threshold": 2.0}, "between 0 and 1"),
+        (("clip",), {"weights": "some.safetensors"}, "need an encoder"),
     ):
         with pytest.raises(ConfigError, match=message):
             Inferencer(*arguments, **options)
