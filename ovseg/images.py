@@ -94,7 +94,7 @@ class Limits:
 
     max_pixels: int = 89_478_485
     min_side_px: int = 8
-    max_aspect: float = 20.0
+    max_aspect: float = 100.0
 
     def check(self, height: int, width: int) -> None:
         """Raise ImageError where an image of that size is refused."""
@@ -114,6 +114,9 @@ class Limits:
             )
 
 
+NO_LIMITS = Limits(max_pixels=sys.maxsize, min_side_px=1, max_aspect=float("inf"))
+
+
 def read_image(
     source: Source, *, limits: Limits | None = None, matte: Sequence[int] = (255, 255, 255)
 ) -> UInt8[np.ndarray, "H W 3"]:
@@ -122,8 +125,7 @@ def read_image(
     Args:
         source: a path, the bytes of a file, a PIL image, or an array: `(H, W)` or `(H, W, 1 to 4)` of
             bool, uint8, uint16 or float (grey, grey + alpha, RGB, RGBA).
-        limits: what is refused, `Limits()` by default; without `max_pixels` for arrays, whose pixels are
-            in memory already.
+        limits: what is refused, `Limits()` by default; of arrays, which are in memory already, nothing is.
         matte: the RGB colour behind transparent pixels.
 
     Raises:
@@ -132,7 +134,7 @@ def read_image(
     """
     _silence_pillow()
     if isinstance(source, np.ndarray):
-        return _read_array(source, limits or Limits(max_pixels=sys.maxsize), tuple(matte))
+        return _read_array(source, limits or NO_LIMITS, tuple(matte))
     limits = limits or Limits()
     if isinstance(source, Image.Image):
         return _decode(source, limits, tuple(matte))
