@@ -272,11 +272,20 @@ def test_the_bundled_model(tmp_path: Path) -> None:
         "--device",
         "cpu",
     ]
-    command += ["--templates", "simple", "-o", str(tmp_path / "out"), "--formats", "labels,overlay,scores"]
+    command += [
+        "--method",
+        "maskclip",
+        "--templates",
+        "simple",
+        "-o",
+        str(tmp_path / "out"),
+        "--formats",
+        "labels,overlay,scores",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "photo" in done.stdout
+    assert "photographs are not" in done.stdout, "the notice of what the model knows"
     from ovseg.inferencer import Inferencer
 
     inferencer = Inferencer("maskclip", encoder="bundled", device="cpu")
