@@ -26,7 +26,7 @@ on a dataset (its files as in docs/datasets.md; training-free methods need no ch
   python tools/test.py configs/sclip/sclip_vitb16_voc21.py --cfg-options model.method.temperature=50
   torchrun --nproc-per-node 4 tools/test.py configs/clip/clip_vitb16_voc20.py --launcher pytorch
 
-on scenes, which are drawn on the fly and need no files (settings: configs/<method>/<method>_bundled_scenes.py):
+on scenes, drawn on the fly, no files needed (settings: configs/<method>/<method>_bundled_scenes.py):
   python tools/test.py clip maskclip sclip clearclip naclip
   python tools/test.py naclip --split val --seeds 0 --cfg-options model.method.stride=64     (tune on val)
   python tools/test.py sclip --split compositions --per-class
@@ -44,7 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "what", nargs="+", metavar="CONFIG [CKPT] | METHOD", help="a config (.py) and its checkpoint, or methods"
+        "what",
+        nargs="+",
+        metavar="CONFIG [CKPT] | METHOD",
+        help="a config (.py) and its checkpoint, or methods",
     )
     both = parser.add_argument_group("both")
     both.add_argument(
@@ -54,18 +57,27 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="change the config, as model.method.temperature=50 or model.encoder=clip_vitb16_laion2b",
     )
-    both.add_argument("--limit", type=int, help="only the first so many images of the dataset, or of each seed")
+    both.add_argument(
+        "--limit", type=int, help="only the first so many images of the dataset, or of each seed"
+    )
     config = parser.add_argument_group("a config")
     config.add_argument("--work-dir", type=Path, help="folder for logs (default: work_dirs/<config>)")
-    config.add_argument("--out", type=Path, help="folder for predicted labels, as PNG in the dataset's numbers")
+    config.add_argument(
+        "--out", type=Path, help="folder for predicted labels, as PNG in the dataset's numbers"
+    )
     config.add_argument("--show-dir", type=Path, help="folder for pictures of the results")
     config.add_argument("--launcher", default="none", choices=("none", "pytorch", "slurm", "mpi"))
     config.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     scenes = parser.add_argument_group("methods on scenes")
     scenes.add_argument(
-        "--split", "--scenes-split", default="test", help="test, val, pairs, compositions, unseen ... (default: test)"
+        "--split",
+        "--scenes-split",
+        default="test",
+        help="test, val, pairs, compositions, unseen ... (default: test)",
     )
-    scenes.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="sets of scenes (default: 0 1 2)")
+    scenes.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="sets of scenes (default: 0 1 2)"
+    )
     scenes.add_argument("--num-scenes", type=int, default=64, help="scenes of each seed (default: 64)")
     scenes.add_argument("--encoder", help="instead of the bundled one")
     scenes.add_argument("--weights", help="a local weights file")
@@ -121,7 +133,7 @@ def test_config(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
     path, *rest = arguments.what
     if not path.endswith(".py") or len(rest) > 1 or any(each.endswith(".py") for each in rest):
         raise ConfigError(
-            f"expected one config and at most one checkpoint, or methods by name; got {' '.join(arguments.what)}"
+            f"expected one config and at most one checkpoint, or methods; got {' '.join(arguments.what)}"
         )
     if arguments.write:
         raise ConfigError("--write is for methods on scenes, not for a config")
@@ -189,10 +201,13 @@ def table(found: list[SceneScores]) -> list[str]:
     """Figures by method, as Markdown."""
     rows = ["| method | mIoU (%) | pixel accuracy (%) | ms per image |", "|---|---:|---:|---:|"]
     for scores in found:
-        milliseconds = 1000 * scores.seconds_per_image
-        rows.append(
-            f"| {scores.method} | {percent(scores.mean_iou)} | {percent(scores.pixel_accuracy)} | {milliseconds:.0f} |"
+        cells = (
+            scores.method,
+            percent(scores.mean_iou),
+            percent(scores.pixel_accuracy),
+            f"{1000 * scores.seconds_per_image:.0f}",
         )
+        rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
@@ -216,15 +231,15 @@ def section(found: list[SceneScores], arguments: argparse.Namespace, argv: list[
     """What goes between the markers."""
     described = found[0].describe
     seeds = ", ".join(str(seed) for seed in arguments.seeds)
-    versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items())  # type: ignore[attr-defined]
+    versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items())
     count = arguments.num_scenes if arguments.limit is None else arguments.limit
     return [
         *table(found),
         "",
-        f"Split `{arguments.split}`, {len(found[0].classes)} classes, {count} scenes of each seed ({seeds}); mean ± "
-        f"standard deviation over the seeds. Encoder `{described['encoder']}`, weights sha256 "
-        f"`{str(described['weights_sha256'])[:16]}`. Times on {device_name(arguments.device)}, without drawing the "
-        f"scene and encoding the words.",
+        f"Split `{arguments.split}`, {len(found[0].classes)} classes, {count} scenes of each seed ({seeds}); "
+        f"mean ± standard deviation over the seeds. Encoder `{described['encoder']}`, weights sha256 "
+        f"`{str(described['weights_sha256'])[:16]}`. Times on {device_name(arguments.device)}, without "
+        f"drawing the scene and encoding the words.",
         "",
         "```bash",
         f"python tools/test.py {shlex.join(argv)}",
@@ -249,11 +264,15 @@ def commit() -> str:
     """The checkout's commit, and whether tracked files differ from it."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "ovseg", "configs", "tools")
-        return f"`{git('rev-parse', '--short=12', 'HEAD').strip()}`" + (" with local changes" if changed.strip() else "")
+        return f"`{git('rev-parse', '--short=12', 'HEAD').strip()}`" + (
+            " with local changes" if changed.strip() else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown (no git checkout)"
 

@@ -1,2 +1,6 @@
-_base_ = ["../_base_/methods/clearclip.py", "../_base_/datasets/cityscapes.py", "../_base_/runtime/default.py"]
+_base_ = [
+    "../_base_/methods/clearclip.py",
+    "../_base_/datasets/cityscapes.py",
+    "../_base_/runtime/default.py",
+]
 model = dict(vocabulary="cityscapes", method=dict(crop=224))

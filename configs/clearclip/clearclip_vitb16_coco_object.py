@@ -1,2 +1,6 @@
-_base_ = ["../_base_/methods/clearclip.py", "../_base_/datasets/coco_object.py", "../_base_/runtime/default.py"]
+_base_ = [
+    "../_base_/methods/clearclip.py",
+    "../_base_/datasets/coco_object.py",
+    "../_base_/runtime/default.py",
+]
 model = dict(vocabulary="coco_object_clearclip", head=dict(threshold=0.4))

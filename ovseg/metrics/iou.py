@@ -73,7 +73,7 @@ class IoU:
         strange = (true < 0) | (true >= self.num_classes)
         if strange.any():
             raise ShapeError(
-                f"the truth has label {true[strange][0]}, which is none of the {self.num_classes} classes and "
+                f"the truth has label {true[strange][0]}, none of the {self.num_classes} classes and "
                 f"not the ignored {self.ignore_index}"
             )
         self.truth += self._count(true)

@@ -52,8 +52,8 @@ def build_method(method: str | Mapping[str, Any]) -> tuple[str | Callable[..., S
     """What a config calls `method`, as `Inferencer` takes it: a published name or a maker, and options.
 
     Args:
-        method: `dict(type="sclip", temperature=65.0)`, `dict(type="Scorer", correlation=dict(...))`, the name
-            of a function or class of your own that is registered in `ovseg.mm.registry.MODELS`, or just a name.
+        method: `dict(type="sclip", temperature=65.0)`, `dict(type="Scorer", correlation=dict(...))`, the
+            name of a function or class of your own in `ovseg.mm.registry.MODELS`, or just a name.
     """
     options = plain(dict(type=method) if isinstance(method, str) else method)
     if "type" not in options:
@@ -109,7 +109,9 @@ def build_inferencer(
             **options,
         )
     except TypeError as error:
-        raise ConfigError(f"the model's method {plain(method)} or head {reading} cannot be built: {error}") from error
+        raise ConfigError(
+            f"the model's method {plain(method)} or head {reading} cannot be built: {error}"
+        ) from error
     if own_head:
         inferencer.head = build_part(reading, "head")
     return inferencer

@@ -34,7 +34,7 @@ def check_openmmlab() -> None:
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         raise MissingDependencyError(
-            f"ovseg.mm works with OpenMMLab, and {', '.join(absent)} cannot be imported: pip install ovseg[mm]"
+            f"ovseg.mm needs OpenMMLab, and {', '.join(absent)} cannot be imported: pip install ovseg[mm]"
         )
     both = [
         (maintained, original)

@@ -1,4 +1,4 @@
-"""What configs can name: mmengine's registries with a child of ovseg's own, and the table of the core's parts.
+"""What configs can name: children of mmengine's registries, and the table of the core's parts.
 
 The core knows nothing of registries. Its classes and methods are entered here, in one place; the classes of
 `ovseg.mm` itself register where they stand, and are imported when a registry is first asked.
@@ -25,7 +25,9 @@ from ovseg.windows import WindowPlan
 
 SCOPE = "ovseg"
 
-MODELS = Registry("model", parent=_mmengine.MODELS, scope=SCOPE, locations=["ovseg.mm.build", "ovseg.mm.segmentor"])
+MODELS = Registry(
+    "model", parent=_mmengine.MODELS, scope=SCOPE, locations=["ovseg.mm.build", "ovseg.mm.segmentor"]
+)
 DATASETS = Registry(
     "dataset",
     parent=_mmengine.DATASETS,

@@ -41,7 +41,9 @@ def prepare(
     model_of(config)
     for key in ("test_dataloader", "test_evaluator"):
         if key not in config:
-            raise ConfigError(f"config {config.filename or ''} has no {key}: add a _base_/datasets file to it")
+            raise ConfigError(
+                f"config {config.filename or ''} has no {key}: add a _base_/datasets file to it"
+            )
     check_data(config.test_dataloader.dataset)
     config.work_dir = str(work_dir)
     config.launcher = launcher
@@ -102,7 +104,7 @@ def run_test(config: Config, checkpoint: str | Path | None = None) -> dict[str, 
             model.load_state_dict(load_state_dict(Path(checkpoint)))
         except RuntimeError as error:
             if isinstance(error, CheckpointError):
-                raise
+                raise  # its own message says more
             raise CheckpointError(f"{checkpoint} does not fit the model: {error}") from error
     names = runner.test_loop.dataloader.dataset.metainfo["classes"]
     if len(names) != len(model.vocabulary):

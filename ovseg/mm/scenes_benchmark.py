@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -36,7 +37,7 @@ class SceneScores:
     reports: tuple[IoUReport, ...]
     classes: tuple[str, ...]
     seconds_per_image: float
-    describe: dict[str, object]
+    describe: dict[str, Any]
     notice: str | None
 
     @property
@@ -87,7 +88,9 @@ def score_on_scenes(
         raise ConfigError("at least one seed of scenes is needed")
     dataset = config.get("test_dataloader", {}).get("dataset", {})
     if dataset.get("type") != "ScenesDataset":
-        raise ConfigError(f"config {config.filename or ''} is not for scenes: its dataset is {dataset.get('type')}")
+        raise ConfigError(
+            f"config {config.filename or ''} is not for scenes: its dataset is {dataset.get('type')}"
+        )
     sets = [SceneSet(split, seed, length=num_scenes, size_hw=tuple(dataset["size_hw"])) for seed in seeds]
     if not num_scenes:
         raise ConfigError("at least one scene is needed")
@@ -114,7 +117,7 @@ def score_on_scenes(
     )
 
 
-def _one_seed(inferencer: Inferencer, scenes: SceneSet, templates: object, bar: tqdm) -> tuple[IoUReport, float]:
+def _one_seed(inferencer: Inferencer, scenes: SceneSet, templates: Any, bar: tqdm) -> tuple[IoUReport, float]:
     measured = IoU(len(scenes.classes))
     seconds = 0.0
     for index in range(len(scenes)):

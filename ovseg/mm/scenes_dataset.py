@@ -39,7 +39,12 @@ class ScenesDataset(BaseSegDataset):
         size_hw: tuple[int, int] = (224, 288),
         **kwargs: Any,
     ) -> None:
-        self.scene_options = {"split": split, "seed": seed, "length": length, "size_hw": tuple(size_hw)}
+        self.scene_options: dict[str, Any] = {
+            "split": split,
+            "seed": seed,
+            "length": length,
+            "size_hw": tuple(size_hw),
+        }
         classes = scene_set(**self.scene_options).classes
         palette = [list(color) for color in class_colors(classes)]
         super().__init__(metainfo={"classes": classes, "palette": palette}, **kwargs)

@@ -73,7 +73,10 @@ class OvSegmentor(BaseModel):
         self.eval()
 
     def forward(
-        self, inputs: Sequence[Tensor], data_samples: Sequence[SegDataSample] | None = None, mode: str = "tensor"
+        self,
+        inputs: Sequence[Tensor],
+        data_samples: Sequence[SegDataSample] | None = None,
+        mode: str = "tensor",
     ) -> list[SegDataSample] | list[Tensor]:
         """What mmengine calls.
 
@@ -106,8 +109,8 @@ def to_rgb(packed: Tensor) -> np.ndarray:
     """A packed `(3, H, W)` BGR image as the core takes it, `(H, W, 3)` RGB."""
     if packed.dtype != torch.uint8 or packed.ndim != 3 or packed.shape[0] != 3:
         raise ConfigError(
-            f"expected images as bytes (3, H, W), got {packed.dtype} {tuple(packed.shape)}: the pipeline and the "
-            f"data preprocessor must not normalise, pad or stack them"
+            f"expected images as bytes (3, H, W), got {packed.dtype} {tuple(packed.shape)}: the pipeline and "
+            f"the data preprocessor must not normalise, pad or stack them"
         )
     return np.ascontiguousarray(packed.flip(0).permute(1, 2, 0).cpu().numpy())
 
@@ -118,17 +121,15 @@ def check_not_resized(samples: Sequence[SegDataSample]) -> None:
         now, before = sample.get("img_shape"), sample.get("ori_shape")
         if now is not None and before is not None and tuple(now[:2]) != tuple(before[:2]):
             raise ConfigError(
-                f"the pipeline resized an image from {tuple(before[:2])} to {tuple(now[:2])} (HxW): take Resize "
-                f"out of it, the method resizes by itself (method=dict(short_side=...))"
+                f"the pipeline resized an image from {tuple(before[:2])} to {tuple(now[:2])} (HxW): take "
+                f"Resize out of it, the method resizes by itself (method=dict(short_side=...))"
             )
 
 
 def pack(sample: SegDataSample, result: Segmentation) -> SegDataSample:
     """The sample with `pred_sem_seg`, class indices `(1, H, W)`, and `confidence`, their probabilities."""
     sample.pred_sem_seg = PixelData(data=torch.from_numpy(result.labels.astype(np.int64))[None])
-    sample.set_field(
-        PixelData(data=torch.from_numpy(result.confidence)[None]), "confidence", dtype=PixelData
-    )
+    sample.set_field(PixelData(data=torch.from_numpy(result.confidence)[None]), "confidence", dtype=PixelData)
     return sample
 
 

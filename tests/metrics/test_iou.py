@@ -17,7 +17,10 @@ def pairs(num_classes: int, absent: int) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(4)
     known = [label for label in range(num_classes) if label != absent]
     return [
-        (rng.choice([*known, 255], size=hw).astype(np.uint8), rng.choice([*known[:-1], 255], size=hw).astype(np.uint8))
+        (
+            rng.choice([*known, 255], size=hw).astype(np.uint8),
+            rng.choice([*known[:-1], 255], size=hw).astype(np.uint8),
+        )
         for hw in SHAPES
     ]
 
@@ -28,12 +31,19 @@ def test_against_a_slow_count() -> None:
     for predicted, truth in data:
         measured.update(predicted, truth)
     report = measured.report()
-    pixels = [(p, t) for predicted, truth in data for p, t in zip(predicted.flat, truth.flat, strict=True) if t != 255]
+    pixels = [
+        (p, t)
+        for predicted, truth in data
+        for p, t in zip(predicted.flat, truth.flat, strict=True)
+        if t != 255
+    ]
     for k in range(5):
         both = sum(p == t == k for p, t in pixels)
         either = sum(k in (p, t) for p, t in pixels)
         true = sum(t == k for _, t in pixels)
-        assert report.per_class[k] == pytest.approx(both / either) if either else np.isnan(report.per_class[k])
+        assert (
+            report.per_class[k] == pytest.approx(both / either) if either else np.isnan(report.per_class[k])
+        )
         accuracy = report.per_class_accuracy[k]
         assert accuracy == pytest.approx(both / true) if true else np.isnan(accuracy)
     assert np.isnan(report.per_class[2])
@@ -57,7 +67,11 @@ def test_against_mmseg() -> None:
         metric.process({}, [sample])
     theirs = metric.compute_metrics(metric.results)
     report = ours.report()
-    for name, value in (("mIoU", report.mean_iou), ("aAcc", report.pixel_accuracy), ("mAcc", report.mean_accuracy)):
+    for name, value in (
+        ("mIoU", report.mean_iou),
+        ("aAcc", report.pixel_accuracy),
+        ("mAcc", report.mean_accuracy),
+    ):
         assert 100 * value == pytest.approx(float(theirs[name]), abs=0.0051)
 
 

@@ -50,7 +50,7 @@ def load_tiny_clip(name: str = "", **_: Any) -> LoadedClip:
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every `Inferencer` gets a tiny random CLIP: configs are tested without their weights."""
     monkeypatch.setattr("ovseg.inferencer.load_clip", load_tiny_clip)

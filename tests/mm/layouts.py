@@ -42,11 +42,13 @@ class Layout:
         self.names, self.listing, self.first, self.unlabelled = names, listing, first, unlabelled
 
     def write(self, data: Path, num_classes: int) -> None:
-        """Three images that together show the first, the last and some other classes, and unlabelled pixels."""
+        """Three images that together show the first, the last, other classes and unlabelled pixels."""
         root = data / self.root
         for number, (name, hw) in enumerate(zip(self.names, SIZES, strict=True)):
             rng = np.random.default_rng(number)
-            classes = rng.choice([0, num_classes - 1, num_classes // 2, number + 1], size=(4, 4)).astype(np.uint8)
+            classes = rng.choice([0, num_classes - 1, num_classes // 2, number + 1], size=(4, 4)).astype(
+                np.uint8
+            )
             labels = np.kron(classes, np.ones((12, 14), np.uint8))[: hw[0], : hw[1]]
             image = np.stack([labels, 255 - labels, np.full_like(labels, 7)], axis=-1)
             stored = (labels + self.first).astype(np.uint8)

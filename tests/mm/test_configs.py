@@ -8,14 +8,23 @@ from typing import Any
 
 import pytest
 import yaml
-from mm.conftest import CONFIGS, REPO
 from mmengine.config import Config
 
+from mm.conftest import CONFIGS, REPO
 from ovseg.methods import METHODS, options_of
 from ovseg.mm import load_config
 from ovseg.mm.registry import MODELS
 
-DATASETS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff164k", "cityscapes", "ade20k")
+DATASETS = (
+    "voc21",
+    "voc20",
+    "context60",
+    "context59",
+    "coco_object",
+    "coco_stuff164k",
+    "cityscapes",
+    "ade20k",
+)
 
 
 def dataset_of(path: Path) -> str:
@@ -92,7 +101,7 @@ def test_repeated_finds_a_repetition() -> None:
     assert repeated({"model": {"method": {"crop": 448}}}, base) == []
 
 
-#: method, dataset -> short side, crop, stride, temperature, threshold, area threshold (METHODS' published table)
+#: method, dataset -> short side, crop, stride, temperature, threshold, area threshold
 PUBLISHED = {
     ("clip", "voc21"): (336, 224, 112, 65, 0.1, 0.1),
     ("sclip", "voc21"): (336, 224, 112, 65, 0.1, 0.1),

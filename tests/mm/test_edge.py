@@ -47,14 +47,23 @@ def test_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     dependencies.check_openmmlab()
     real = dependencies.installed
     monkeypatch.setattr(dependencies, "installed", lambda name: name == "mmcv-lite" or real(name))
-    with pytest.raises(MissingDependencyError, match=r"mmcv-lite and onedl-mmcv.*pip uninstall -y onedl-mmcv mmcv-lite"):
+    with pytest.raises(
+        MissingDependencyError, match=r"mmcv-lite and onedl-mmcv.*pip uninstall -y onedl-mmcv mmcv-lite"
+    ):
         dependencies.check_openmmlab()
 
 
 def test_scenes_are_the_generators() -> None:
     scenes = SceneSet("val", 3, length=4, size_hw=(64, 96))
     pipeline = [{"type": "ovseg.RenderScene"}, {"type": "mmseg.PackSegInputs"}]
-    options = {"split": "val", "seed": 3, "length": 4, "size_hw": (64, 96), "pipeline": pipeline, "test_mode": True}
+    options = {
+        "split": "val",
+        "seed": 3,
+        "length": 4,
+        "size_hw": (64, 96),
+        "pipeline": pipeline,
+        "test_mode": True,
+    }
     dataset = DATASETS.build(ConfigDict(type="ScenesDataset", **options))
     assert len(dataset) == 4
     assert tuple(dataset.metainfo["classes"]) == scenes.classes

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mm.conftest import CONFIGS, REPO
-from mm.layouts import LAYOUTS
 from PIL import Image
 
+from mm.conftest import CONFIGS, REPO
+from mm.layouts import LAYOUTS
 from ovseg.errors import CheckpointError, ConfigError
 from ovseg.inferencer import Inferencer
 from ovseg.mm import load_config
+from ovseg.mm.registry import MODELS
 from ovseg.mm.runner import prepare, run_test
 from ovseg.results import Segmentation
 from ovseg.text.vocabulary import Vocabulary
@@ -34,7 +35,9 @@ def config_for(method: str, dataset: str, data: Path, **options: Any) -> Any:
     (path,) = (p for p in CONFIGS if p.parent.name == method and p.stem.split("_", 2)[2] == dataset)
     config = load_config(path, SMALL | {"model.templates": "none"} | options)
     if dataset in LAYOUTS:
-        config.test_dataloader.dataset.data_root = config.test_dataloader.dataset.data_root.replace("data/", f"{data}/", 1)
+        config.test_dataloader.dataset.data_root = config.test_dataloader.dataset.data_root.replace(
+            "data/", f"{data}/", 1
+        )
     return config
 
 
@@ -67,20 +70,30 @@ def test_wrong_prediction_is_not_100(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("tiny_clip")
 @pytest.mark.parametrize(
     ("method", "dataset"),
-    [("naclip", "voc20"), ("maskclip", "cityscapes"), ("clearclip", "ade20k"), ("clip", "voc21"), ("sclip", "context60")],
+    [
+        ("naclip", "voc20"),
+        ("maskclip", "cityscapes"),
+        ("clearclip", "ade20k"),
+        ("clip", "voc21"),
+        ("sclip", "context60"),
+    ],
 )
 def test_the_real_path_runs(method: str, dataset: str, tmp_path: Path) -> None:
     small = {"model.method.short_side": 64, "model.method.crop": 64, "model.method.stride": 32}
     config = config_for(method, dataset, tmp_path, **small)
     LAYOUTS[dataset].write(tmp_path, class_count(config))
-    config = prepare(config, work_dir=tmp_path / "work", out=tmp_path / "out", show_dir=tmp_path / "show", limit=2)
+    config = prepare(
+        config, work_dir=tmp_path / "work", out=tmp_path / "out", show_dir=tmp_path / "show", limit=2
+    )
     metrics = run_test(config)
     assert set(metrics) == {"aAcc", "mIoU", "mAcc"}
     assert all(0 <= value <= 100 for value in metrics.values())
     names = [Path(name).name for name in LAYOUTS[dataset].names[:2]]
     suffix = "_leftImg8bit" if dataset == "cityscapes" else ""
     for folder in ("out", "show"):
-        assert sorted(p.name for p in (tmp_path / folder).iterdir()) == [f"{name}{suffix}.png" for name in names]
+        assert sorted(p.name for p in (tmp_path / folder).iterdir()) == [
+            f"{name}{suffix}.png" for name in names
+        ]
     labels = np.array(Image.open(tmp_path / "out" / f"{names[0]}{suffix}.png"))
     assert labels.shape == (37, 53)
 
@@ -100,21 +113,43 @@ def test_vocabulary_of_another_dataset_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_clip")
-def test_checkpoints_never_run_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named_in", ["command", "config"])
+def test_checkpoints_never_run_code(tmp_path: Path, named_in: str) -> None:
     marker = tmp_path / "ran"
 
     class Bomb:
-        def __reduce__(self) -> tuple[Any, tuple[str]]:
+        def __reduce__(self) -> tuple[Any, tuple[str, str]]:
             return open, (str(marker), "w")
 
-    torch.save({"state_dict": {"scorer": Bomb()}}, tmp_path / "bomb.pth")
-    options = {"test_dataloader.dataset.length": 1}
-    for given, in_config in ((tmp_path / "bomb.pth", None), (None, str(tmp_path / "bomb.pth"))):
-        config = config_for("clip", "scenes", tmp_path, **options)
-        config.load_from = in_config
-        with pytest.raises(CheckpointError, match="more than tensors"):
-            run_test(prepare(config, work_dir=tmp_path / "work"), given)
+    bomb = tmp_path / "bomb.pth"
+    torch.save({"state_dict": {"scorer": Bomb()}}, bomb)
+    config = config_for("clip", "scenes", tmp_path, **{"test_dataloader.dataset.length": 1})
+    config.load_from = str(bomb) if named_in == "config" else None
+    with pytest.raises(CheckpointError, match="more than tensors"):
+        run_test(prepare(config, work_dir=tmp_path / "work"), bomb if named_in == "command" else None)
     assert not marker.exists()
+
+
+@pytest.mark.usefixtures("tiny_clip")
+def test_checkpoint_of_the_model_is_loaded(tmp_path: Path) -> None:
+    config = config_for("clip", "scenes", tmp_path, **{"test_dataloader.dataset.length": 1})
+    state = MODELS.build(config.model).state_dict()
+    zeros = {name: torch.zeros_like(value) for name, value in state.items()}
+    torch.save({"state_dict": zeros}, tmp_path / "zero.pth")
+    run_test(prepare(config, work_dir=tmp_path / "work", out=tmp_path / "out"), tmp_path / "zero.pth")
+    # with all weights zero all scores are equal, and every pixel gets the first class
+    (labels,) = (np.array(Image.open(path)) for path in (tmp_path / "out").iterdir())
+    assert not labels.any()
+
+
+@pytest.mark.usefixtures("tiny_clip")
+def test_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    config = config_for("clip", "scenes", tmp_path, **{"test_dataloader.dataset.length": 1})
+    state = MODELS.build(config.model).state_dict()
+    del state["scorer.encoder.visual.conv1.weight"]
+    torch.save(state, tmp_path / "less.pth")
+    with pytest.raises(CheckpointError, match=r"(?s)does not fit the model.*conv1"):
+        run_test(prepare(config, work_dir=tmp_path / "work"), tmp_path / "less.pth")
 
 
 @pytest.mark.usefixtures("tiny_clip")

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import random_image
-from mm.conftest import load_tiny_clip
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmseg.structures import SegDataSample
+from support import random_image
 
+from mm.conftest import load_tiny_clip
 from ovseg.errors import ConfigError
 from ovseg.inferencer import Inferencer
 from ovseg.mm import OvSegmentor, inferencer_from_config
@@ -41,7 +41,9 @@ def batch(pictures: list[np.ndarray]) -> dict[str, Any]:
     """As mmengine's loader hands over what mmcv and mmseg have loaded and packed: BGR, channels first."""
     packed = []
     for number, picture in enumerate(pictures):
-        sample = SegDataSample(metainfo={"img_shape": picture.shape[:2], "ori_shape": picture.shape[:2], "id": number})
+        sample = SegDataSample(
+            metainfo={"img_shape": picture.shape[:2], "ori_shape": picture.shape[:2], "id": number}
+        )
         tensor = torch.from_numpy(np.ascontiguousarray(picture[..., ::-1].transpose(2, 0, 1)))
         packed.append({"inputs": tensor, "data_samples": sample})
     return pseudo_collate(packed)
@@ -156,7 +158,10 @@ def test_moves_with_the_runner() -> None:
         ({"method": {"type": "sclip", "temprature": 3}}, "Did you mean 'temperature'"),
         ({"method": {"type": "sclip", "encoder": "x"}}, "'encoder' belongs to the model"),
         ({"method": {"type": "sclip"}, "head": {"treshold": 0.1}}, "treshold"),
-        ({"method": {"type": "Scorer", "correlation": {"type": "Nothing"}}}, "unknown method.correlation type"),
+        (
+            {"method": {"type": "Scorer", "correlation": {"type": "Nothing"}}},
+            "unknown method.correlation type",
+        ),
         ({"method": {"type": "Scorer", "nothing": 1}}, "method 'Scorer' cannot be built"),
     ],
 )
@@ -188,7 +193,8 @@ def test_inferencer_from_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) 
     path = tmp_path / "mine.py"
     path.write_text(
         "model = dict(type='OvSegmentor', method=dict(type='sclip', temperature=65.0), encoder='one',\n"
-        "    weights='one.pt', templates='none', vocabulary='voc21', head=dict(threshold=0.1, area_threshold=0.2))\n"
+        "    weights='one.pt', templates='none', vocabulary='voc21',\n"
+        "    head=dict(threshold=0.1, area_threshold=0.2))\n"
     )
     inferencer = inferencer_from_config(path, classes="cat, dog")
     assert inferencer.scorer.temperature == 65.0

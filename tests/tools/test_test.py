@@ -65,7 +65,19 @@ def test_methods_print_and_write_a_table(
 ) -> None:
     page = tmp_path / "results.md"
     page.write_text(f"# Mine\n\nkept before\n{tool.BEGIN}\nold\n{tool.END}\nkept after\n")
-    words = ["clip", "maskclip", "--seeds", "0", "1", "--num-scenes", "2", "--per-class", "--device", "cpu", *NONE]
+    words = [
+        "clip",
+        "maskclip",
+        "--seeds",
+        "0",
+        "1",
+        "--num-scenes",
+        "2",
+        "--per-class",
+        "--device",
+        "cpu",
+        *NONE,
+    ]
     assert tool.main([*words, "--write", str(page)]) == 0
     printed = capsys.readouterr().out
     figures = re.findall(r"^\| (\w+) \| \d+\.\d ± \d+\.\d \| \d+\.\d ± \d+\.\d \| \d+ \|$", printed, re.M)

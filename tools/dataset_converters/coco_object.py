@@ -30,7 +30,7 @@ UNLABELLED = 255
 EXAMPLES = """\
 examples:
   python tools/dataset_converters/coco_object.py data/coco_stuff164k -o data/coco_object
-  python tools/dataset_converters/coco_object.py data/coco_stuff164k -o data/coco_object --splits train2017 val2017
+  python tools/dataset_converters/coco_object.py data/coco_stuff164k -o data/coco_object --splits train2017
   python tools/dataset_converters/coco_object.py data/coco_stuff164k --stuff     (labels of COCO-Stuff itself)
 
 The same command again goes on where it stopped. Exit status: 0 done, 1 some files failed, 2 wrong usage.
@@ -121,7 +121,10 @@ def link_images(source: Path, out: Path) -> None:
     try:
         target.symlink_to((source / "images").resolve(), target_is_directory=True)
     except OSError as error:
-        print(f"note: could not link the images ({error}): copy {source / 'images'} to {target}", file=sys.stderr)
+        print(
+            f"note: could not link the images ({error}): copy {source / 'images'} to {target}",
+            file=sys.stderr,
+        )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -131,11 +134,17 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, help="folder of COCO-Stuff 164k: images/ and annotations/<split>/*.png")
+    parser.add_argument(
+        "source", type=Path, help="folder of COCO-Stuff 164k: images/ and annotations/<split>/*.png"
+    )
     parser.add_argument("-o", "--out", type=Path, help="folder of the new dataset (default: the source)")
-    parser.add_argument("--splits", nargs="+", default=["val2017"], help="default: val2017, all that a test needs")
+    parser.add_argument(
+        "--splits", nargs="+", default=["val2017"], help="default: val2017, all that a test needs"
+    )
     parser.add_argument("--stuff", action="store_true", help="write the 171 labels of COCO-Stuff instead")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
+    )
     return parser
 
 
