@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--method", default="maskclip", help="a method's name, or an OpenMMLab config file (.py)"
+        "--method", default="sclip", help="a method's name, or an OpenMMLab config file (.py)"
     )
     how.add_argument("--encoder", help="an encoder's name, or 'bundled' (default: the best one at hand)")
     how.add_argument("--weights", type=Path, help="a local weights file instead of the encoder's own")

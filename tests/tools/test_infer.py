@@ -19,6 +19,8 @@ from fake_segmenter import FakeSegmenter
 from PIL import Image
 
 from ovseg import console
+from ovseg.inputs import ImageFile
+from ovseg.runs import Outcome
 
 TOOL = Path(__file__).parents[2] / "tools" / "infer.py"
 
@@ -183,6 +185,14 @@ def test_bar_on_a_terminal_only(
     assert tool.main([str(photos), "-c", "dark, bright", "-o", str(tmp_path / "out")]) == 0
     assert "3/3" in terminal.getvalue()
     assert "image/s" in terminal.getvalue()
+
+    progress = console.Progress()
+    progress.start(2)
+    image = ImageFile(Path("x"), "x")
+    progress.note(Outcome(image, {}, skipped=True))
+    progress.note(Outcome(image, {}))
+    progress.close()
+    assert progress._bar.format_dict["initial"] == 1, "what was done earlier is not part of the rate"
 
 
 def test_options_reach_the_method(tool: ModuleType, photos: Path, tmp_path: Path) -> None:
