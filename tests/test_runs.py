@@ -1,9 +1,8 @@
-"""Runs over folders: broken images, interruptions, locks, changed settings."""
+"""Runs over folders: broken images, failures, interruptions."""
 
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import signal
@@ -16,23 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_segmenter import FakeSegmenter
 from PIL import Image
+from run_helpers import VERSIONS, FakeSegmenter, contents, go, lines, poison, save
 
 from ovseg.errors import ConfigError, ImageError, OvsegError, VocabularyError
 from ovseg.inputs import ImageFile, find_images
-from ovseg.run_folder import RunFolder, atomic, differences
-from ovseg.runs import Outcome, RunSummary, Writer, class_statistics, read_ahead, run
+from ovseg.run_folder import RunFolder
+from ovseg.runs import Outcome, Writer, class_statistics, read_ahead, run
 from ovseg.writers import build_writers, class_table, read_labels
-
-VERSIONS = {"ovseg": "1", "torch": "2"}
-
-
-def save(path: Path, seed: int = 0, hw: tuple[int, int] = (20, 32), **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(1, 255, (*hw, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(path, **options)
-    return path
 
 
 @pytest.fixture
@@ -43,42 +33,6 @@ def photos(tmp_path: Path) -> Path:
     save(tmp_path / "photos/sub/a b 猫.jpg", 4, (24, 18))
     save(tmp_path / "photos/sub/-dash.webp", 5, (24, 18))
     return tmp_path / "photos"
-
-
-def go(
-    photos: Path,
-    out: Path,
-    segmenter: Any = None,
-    *,
-    settings: dict | None = None,
-    overwrite: bool = False,
-    formats: tuple[str, ...] = ("labels",),
-    images: list[ImageFile] | None = None,
-    **options: Any,
-) -> RunSummary:
-    with RunFolder(
-        out, {"method": "fake"} if settings is None else settings, VERSIONS, overwrite=overwrite
-    ) as folder:
-        return run(
-            segmenter or FakeSegmenter(),
-            images if images is not None else find_images([photos]),
-            None,
-            folder,
-            build_writers(formats),
-            **options,
-        )
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {
-        each.relative_to(out).as_posix(): each.read_bytes()
-        for each in sorted(out.rglob("*"))
-        if each.is_file() and each.name not in ("run.json", ".ovseg.lock", "results.jsonl", "errors.jsonl")
-    }
 
 
 def test_outputs_are_named_after_the_input(photos: Path, tmp_path: Path) -> None:
@@ -124,31 +78,6 @@ def test_batches_do_not_change_results(photos: Path, tmp_path: Path) -> None:
     assert batched.batches == [2, 4] or batched.batches == [4, 2]
     order = [each["image"] for each in lines(tmp_path / "b/results.jsonl")]
     assert order == [each.name for each in find_images([photos])]
-
-
-def test_second_run_does_what_is_left(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    go(photos, out)
-    before = {name: (out / name).stat().st_mtime_ns for name in contents(out)}
-    again = FakeSegmenter()
-    assert go(photos, out, again).skipped == 6
-    assert again.batches == []
-    assert before == {name: (out / name).stat().st_mtime_ns for name in contents(out)}
-
-    (out / "labels/im1.png").unlink()
-    save(photos / "im2.png", 77)
-    save(photos / "new.png", 78)
-    summary = go(photos, out, again)
-    assert (summary.done, summary.skipped) == (3, 4)
-    assert len(lines(out / "results.jsonl")) == 7
-
-
-def test_another_format_later_keeps_the_first(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    go(photos, out)
-    assert go(photos, out, formats=("overlay",)).done == 6
-    assert set(lines(out / "results.jsonl")[0]["outputs"]) == {"labels", "overlay"}
-    assert go(photos, out, formats=("labels", "overlay")).skipped == 6
 
 
 def test_same_stem_does_not_collide(tmp_path: Path) -> None:
@@ -224,36 +153,6 @@ def test_broken_images_of_every_kind(photos: Path, tmp_path: Path) -> None:
     assert "text.jpg" not in {each["image"] for each in lines(out / "errors.jsonl")}
 
 
-def test_image_that_breaks_later_loses_its_old_result(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    go(photos, out)
-    (photos / "im0.png").write_bytes(b"broken now")
-    assert go(photos, out).failed[0][0] == "im0.png"
-    assert not (out / "labels/im0.png").exists()
-    assert "im0.png" not in {each["image"] for each in lines(out / "results.jsonl")}
-
-
-def test_failure_of_a_missing_output_drops_the_record(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    go(photos, out, formats=("labels", "overlay"))
-    (out / "labels/im0.png").unlink()
-    segmenter = FakeSegmenter()
-
-    def fail(image: Any) -> None:
-        raise RuntimeError("no memory")
-
-    segmenter.on_image = fail
-    assert go(photos, out, segmenter, formats=("labels", "overlay")).failed == [("im0.png", "no memory")]
-    assert "im0.png" not in {each["image"] for each in lines(out / "results.jsonl")}
-    assert not (out / "overlays/im0.jpg").exists()
-
-
-def poison(path: Path) -> None:
-    pixels = np.full((20, 32, 3), 90, np.uint8)
-    pixels[0, 0] = FakeSegmenter.POISON
-    Image.fromarray(pixels).save(path)
-
-
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_model_failure_of_one_image_spares_its_batch(photos: Path, tmp_path: Path, batch_size: int) -> None:
     poison(photos / "im1b.png")
@@ -265,7 +164,7 @@ def test_model_failure_of_one_image_spares_its_batch(photos: Path, tmp_path: Pat
     assert error["image"] == "im1b.png"
     assert error["stage"] == "model"
     assert error["error"] == "RuntimeError"
-    assert "fake_segmenter" in error["traceback"]
+    assert "run_helpers" in error["traceback"]
 
 
 def test_failure_of_every_image_is_not_hidden(tmp_path: Path) -> None:
@@ -286,107 +185,6 @@ def test_setup_errors_are_raised(photos: Path, tmp_path: Path) -> None:
     segmenter.on_image = refuse
     with pytest.raises(VocabularyError):
         go(photos, tmp_path / "out", segmenter)
-
-
-def test_other_settings_are_refused_by_name(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    go(photos, out, settings={"method": "maskclip", "options": {"window": 224}, "words": ["cat"]})
-    before = contents(out)
-    with pytest.raises(
-        ConfigError, match=r"method: was maskclip, now sclip.*options\.window: was 224, now 336"
-    ):
-        go(photos, out, settings={"method": "sclip", "options": {"window": 336}, "words": ["cat"]})
-    assert contents(out) == before
-    with (
-        pytest.raises(ConfigError, match="ovseg: was 1, now 2"),
-        RunFolder(out, json.loads((out / "run.json").read_text())["settings"], {"ovseg": "2"}),
-    ):
-        pass
-
-
-def test_overwrite_removes_only_what_the_run_wrote(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    go(photos, out, settings={"a": 1}, formats=("labels", "overlay"))
-    (out / "labels/mine.txt").write_text("keep")
-    (out / "notes.md").write_text("keep")
-    images = find_images([photos])[:1]
-    go(photos, out, settings={"a": 2}, overwrite=True, images=images)
-    left = set(contents(out))
-    assert left == {"labels/mine.txt", "notes.md", f"labels/{Path(images[0].name).stem}.png"}
-    assert not (out / "overlays").exists()
-
-
-def test_foreign_folder_is_refused(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "precious"
-    out.mkdir()
-    (out / "thesis.tex").write_text("x")
-    with pytest.raises(ConfigError, match=r"not a run of ovseg.*thesis\.tex"):
-        go(photos, out)
-    assert [each.name for each in out.iterdir() if not each.name.startswith(".")] == ["thesis.tex"]
-    go(photos, out, overwrite=True)
-    assert (out / "thesis.tex").read_text() == "x"
-    go(photos, out)
-
-
-def test_damaged_manifest_is_refused(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    go(photos, out)
-    (out / "run.json").write_text('{"format": "ovs')
-    with pytest.raises(ConfigError, match=r"run\.json' cannot be read"):
-        go(photos, out)
-    assert go(photos, out, overwrite=True).done == 6
-
-
-def test_records_cannot_remove_files_outside(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    go(photos, out)
-    victim = tmp_path / "victim.txt"
-    victim.write_text("x")
-    for target in ("../victim.txt", str(victim)):
-        with open(out / "results.jsonl", "a") as stream:
-            stream.write(json.dumps({"image": target, "stem": "v", "outputs": {"labels": target}}) + "\n")
-    go(photos, out, overwrite=True)
-    assert victim.exists()
-
-
-def test_torn_line_is_repaired(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    go(photos, out)
-    whole = (out / "results.jsonl").read_bytes()
-    (out / "results.jsonl").write_bytes(whole[:-40])
-    (out / "labels/.ovseg-123-4.tmp").write_bytes(b"half")
-    summary = go(photos, out)
-    assert (summary.done, summary.skipped) == (1, 5)
-    assert len(lines(out / "results.jsonl")) == 6
-    assert not list(out.rglob(".ovseg-*.tmp"))
-
-
-def test_other_image_of_the_same_name_is_refused(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    go(photos, out)
-    save(tmp_path / "other/im0.png", 50, (30, 40))
-    with pytest.raises(ConfigError, match=r"another 'im0\.png'"):
-        go(tmp_path / "other", out)
-
-
-def test_moved_images_are_still_done(photos: Path, tmp_path: Path) -> None:
-    go(photos, tmp_path / "out")
-    photos.rename(tmp_path / "moved")
-    assert go(tmp_path / "moved", tmp_path / "out").skipped == 6
-
-
-def test_one_process_at_a_time(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with RunFolder(out, {}, VERSIONS), pytest.raises(ConfigError, match="another process"):
-        go(photos, out, settings={})
-    go(photos, out, settings={})
-
-
-def test_new_versions_are_noted(tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "out", {}, VERSIONS):
-        pass
-    with RunFolder(tmp_path / "out", {}, {"ovseg": "1", "torch": "3"}) as folder:
-        assert "torch: was 2, now 3" in folder.notices[0]
 
 
 @pytest.mark.parametrize("at", range(1, 6))
@@ -426,7 +224,7 @@ def test_kill_minus_nine_and_resume(photos: Path, tmp_path: Path) -> None:
     script = f"""
         import os, signal, sys
         sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
-        from fake_segmenter import FakeSegmenter
+        from run_helpers import FakeSegmenter
         from ovseg.inputs import find_images
         from ovseg.run_folder import RunFolder
         from ovseg.runs import Writer, run
@@ -538,42 +336,3 @@ def test_unknown_format_names_the_valid_ones() -> None:
     with pytest.raises(ConfigError, match=r"'label5'.*labels.*overlay.*scores"):
         build_writers(["label5"])
     assert [each.kind for each in build_writers(["png", "labels", " Overlay "])] == ["labels", "overlay"]
-
-
-def test_atomic_file_appears_whole_or_not(tmp_path: Path) -> None:
-    target = tmp_path / "deep/x.bin"
-    with pytest.raises(TypeError), atomic(target) as stream:
-        stream.write(b"half" if target.exists() else None)  # type: ignore[arg-type]
-    assert list(target.parent.iterdir()) == []
-    with atomic(target) as stream:
-        stream.write(b"whole")
-        assert not target.exists()
-    assert target.read_bytes() == b"whole"
-    assert target.stat().st_mode & 0o777 == 0o666 & ~_umask()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def test_differences_are_named() -> None:
-    old = {"a": 1, "b": {"c": [1], "d": None}, "classes": [{"name": "cat"}]}
-    assert differences(old, old) == []
-    new = {"a": 1, "b": {"c": [2]}, "classes": [{"name": "cat"}, {"name": "dog"}]}
-    assert differences(old, new) == ["b.c: was [1], now [2]", "classes: was cat, now cat, dog"]
-
-
-def test_files_named_in_another_encoding(tmp_path: Path) -> None:
-    content = io.BytesIO()
-    Image.new("RGB", (24, 16), (9, 99, 9)).save(content, "PNG")
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/in/caf\xe9.png"))
-    path.parent.mkdir()
-    try:
-        path.write_bytes(content.getvalue())
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    out = tmp_path / "out"
-    assert go(path.parent, out).done == 1
-    assert go(path.parent, out).skipped == 1

@@ -59,9 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--area-threshold", type=float, help="drop classes that hold at most this share (default: 0)"
     )
     how = parser.add_argument_group("how")
-    how.add_argument(
-        "--method", default="sclip", help="a method's name, or an OpenMMLab config file (.py)"
-    )
+    how.add_argument("--method", default="sclip", help="a method's name, or an OpenMMLab config file (.py)")
     how.add_argument("--encoder", help="an encoder's name, or 'bundled' (default: the best one at hand)")
     how.add_argument("--weights", type=Path, help="a local weights file instead of the encoder's own")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_segmenter import FakeSegmenter
 from PIL import Image
+from run_helpers import FakeSegmenter
 
 from ovseg import console
 from ovseg.inputs import ImageFile

@@ -1,14 +1,23 @@
-"""An inferencer's shape without its weight: labels by brightness."""
+"""What the tests of runs share: an inferencer without weight, and a run over a folder in one call."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from ovseg.inputs import ImageFile, find_images
 from ovseg.results import Segmentation, void_label
+from ovseg.run_folder import RunFolder
+from ovseg.runs import RunSummary, run
+from ovseg.writers import build_writers
+
+VERSIONS = {"ovseg": "1", "torch": "2"}
 
 
 class FakeSegmenter:
@@ -50,3 +59,52 @@ class FakeSegmenter:
             confidence = np.full(labels.shape, 0.5, np.float32)
             scores = np.full((len(names), 4, 6), 1 / len(names), np.float32)
             yield Segmentation(labels, names, confidence, void=void, scores=scores)
+
+
+def save(path: Path, seed: int = 0, hw: tuple[int, int] = (20, 32), **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(1, 255, (*hw, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def go(
+    photos: Path,
+    out: Path,
+    segmenter: Any = None,
+    *,
+    settings: dict | None = None,
+    overwrite: bool = False,
+    formats: tuple[str, ...] = ("labels",),
+    images: list[ImageFile] | None = None,
+    **options: Any,
+) -> RunSummary:
+    with RunFolder(
+        out, {"method": "fake"} if settings is None else settings, VERSIONS, overwrite=overwrite
+    ) as folder:
+        return run(
+            segmenter or FakeSegmenter(),
+            images if images is not None else find_images([photos]),
+            None,
+            folder,
+            build_writers(formats),
+            **options,
+        )
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {
+        each.relative_to(out).as_posix(): each.read_bytes()
+        for each in sorted(out.rglob("*"))
+        if each.is_file() and each.name not in ("run.json", ".ovseg.lock", "results.jsonl", "errors.jsonl")
+    }
+
+
+def poison(path: Path) -> None:
+    pixels = np.full((20, 32, 3), 90, np.uint8)
+    pixels[0, 0] = FakeSegmenter.POISON
+    Image.fromarray(pixels).save(path)
