@@ -1,6 +1,6 @@
 """Draw demo/images again: scenes of the "demo", "counting" and "anomaly" splits, which no training sees.
 
-    python tools/make_demo_images.py            # rewrites demo/images, its README and demo/classes.txt
+python tools/make_demo_images.py            # rewrites demo/images, its README and demo/classes.txt
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ def main() -> None:
         damage = sorted({each for each in scene.instance_defects if each})
         content = ", ".join(f"{count} x {name}" for name, count in scene.counts.items())
         damaged = f" (damage: {', '.join(damage)})" if damage else ""
-        rows.append(f"| {file} | {split}, {seed}, {index} | {content}{damaged}; {', '.join(scene.backgrounds)} |\n")
+        content = f"{content}{damaged}; {', '.join(scene.backgrounds)}"
+        rows.append(f"| {file} | {split}, {seed}, {index} | {content} |\n")
     (demo / "images" / "README.md").write_text(README + "".join(rows), encoding="utf-8")
-    words = "\n".join(sorted(names))
-    (demo / "classes.txt").write_text(f"# what is in demo/images, a class a line\n{words}\n", encoding="utf-8")
+    words = "\n".join(["# what is in demo/images, a class a line", *sorted(names)])
+    (demo / "classes.txt").write_text(f"{words}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -342,9 +342,7 @@ def parse(text: str, split: str) -> list[dict]:
     for line in text.strip().splitlines():
         words, glyphs = line.rsplit(" ", 1)
         name, *synonyms = words.split("|")
-        concepts.append(
-            {"name": name, "synonyms": synonyms, "split": split, "glyphs": list(glyphs)}
-        )
+        concepts.append({"name": name, "synonyms": synonyms, "split": split, "glyphs": list(glyphs)})
     return concepts
 
 

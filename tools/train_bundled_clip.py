@@ -3,7 +3,7 @@
 
     python tools/train_bundled_clip.py configs/bundled/clip.yaml --work-dir work_dirs/clip
     python tools/train_bundled_clip.py configs/bundled/clip.yaml --work-dir work_dirs/clip --resume
-    python tools/train_bundled_clip.py configs/bundled/clip.yaml --work-dir work_dirs/clip --export clip.safetensors
+    python tools/train_bundled_clip.py configs/bundled/clip.yaml --work-dir work_dirs/clip --export FILE
 
 The run is a function of the config: scenes, prompts and initial weights come from its seed, and its
 length is counted in steps. The work folder gets

@@ -13,8 +13,7 @@ try:
     import numba  # noqa: F401
 except ImportError as error:
     raise MissingDependencyError(
-        "ovseg.scenes composes its pictures with numba, which is not installed: "
-        "pip install ovseg[scenes]"
+        "ovseg.scenes composes its pictures with numba, which is not installed: pip install ovseg[scenes]"
     ) from error
 
 from ovseg.scenes.dataset import SPLITS, Scene, SceneSet

@@ -41,8 +41,7 @@ def _table() -> dict:
 def load_concepts() -> tuple[Concept, ...]:
     """Every concept of the atlas, in its order (the order numbers the classes: append only)."""
     return tuple(
-        Concept(c["name"], tuple(c["synonyms"]), c["split"], tuple(c["tiles"]))
-        for c in _table()["concepts"]
+        Concept(c["name"], tuple(c["synonyms"]), c["split"], tuple(c["tiles"])) for c in _table()["concepts"]
     )
 
 

@@ -25,13 +25,34 @@ _PLURALS = {
 }
 # Names that are plural, or have no number, already: no article.
 _BARE = frozenset(
-    "cherries grapes scissors headphones glasses sunglasses jeans socks dice broccoli popcorn corn sushi "
-    "lightning fire bread cheese coffee chocolate candy beer".split()
+    [
+        "cherries",
+        "grapes",
+        "scissors",
+        "headphones",
+        "glasses",
+        "sunglasses",
+        "jeans",
+        "socks",
+        "dice",
+        "broccoli",
+        "popcorn",
+        "corn",
+        "sushi",
+        "lightning",
+        "fire",
+        "bread",
+        "cheese",
+        "coffee",
+        "chocolate",
+        "candy",
+        "beer",
+    ]
 ) | {"french fries", "blueberries"}
 
 
 def with_article(phrase: str) -> str:
-    """ "apple" -> "an apple"; words without a singular stay bare."""
+    """An apple for "apple"; words without a singular stay bare."""
     if phrase in _BARE or phrase.split(" ")[-1] in _BARE:
         return phrase
     sound = phrase[0] in "aeio" or (phrase[0] == "u" and phrase[:2] not in ("un", "uf"))
@@ -39,7 +60,7 @@ def with_article(phrase: str) -> str:
 
 
 def plural(name: str) -> str:
-    """ "bus" -> "buses"."""
+    """More than one: "buses" for "bus"."""
     if name in _PLURALS:
         return _PLURALS[name]
     if name in _BARE:

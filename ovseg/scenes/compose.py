@@ -1,12 +1,12 @@
-"""The pixel loops that put a scene together: regions, objects, light. Plain arithmetic, same bytes anywhere."""
+"""The pixel loops that put a scene together: regions, objects, light. The same bytes anywhere."""
 
 from __future__ import annotations
 
 from math import sqrt
 
 import numpy as np
-from ovseg.scenes.jit import kernel
 
+from ovseg.scenes.jit import kernel
 from ovseg.scenes.textures import sample_noise
 
 

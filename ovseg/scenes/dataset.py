@@ -25,6 +25,7 @@ MIN_VISIBLE_PX = 30
 
 _HOLE = tuple(words.DEFECTS).index("hole")
 
+
 @dataclass(frozen=True)
 class Scene:
     """One picture and everything true of it.
@@ -125,7 +126,8 @@ class SceneSet:
                 f"seed {seed}, length {length}, size_hw {size_hw}: give a seed and length of 0 or more "
                 "and sides of 16 px or more"
             )
-        self.split, self.seed, self.length, self.size_hw = split, seed, length, tuple(size_hw)
+        self.split, self.seed, self.length = split, seed, length
+        self.size_hw = (size_hw[0], size_hw[1])
         self.settings = settings or SPLIT_SETTINGS.get(split, SceneSettings())
         objects, shapes, backgrounds = words.vocabulary(split)
         self.classes: tuple[str, ...] = objects + shapes + backgrounds

@@ -190,9 +190,8 @@ def _background(
     turns = draws.uniform(-0.04, 0.04)
     if draws.chance(0.3):
         turns = draws.uniform()
-    return BackgroundPlan(
-        name, palette, draws.uniform(0.0, 4096.0), draws.uniform(0.0, 4096.0), turns, zoom * draws.uniform(0.75, 1.3)
-    )  # fmt: skip
+    shift_u, shift_v = draws.uniform(0.0, 4096.0), draws.uniform(0.0, 4096.0)
+    return BackgroundPlan(name, palette, shift_u, shift_v, turns, zoom * draws.uniform(0.75, 1.3))
 
 
 def _place(draws: Draws, settings: SceneSettings, kinds: list[str], size_hw: tuple[int, int]) -> list:
@@ -236,16 +235,21 @@ def _object(draws: Draws, settings: SceneSettings, name: str, place: tuple, rng)
     if colour_word in words.COLOURS and name.split(" ")[-1] in words.SHAPES:
         tile = -1
         jitter = 26 * hard
-        colour = tuple(
+        red, green, blue = (
             min(255.0, max(0.0, c + draws.uniform(-jitter, jitter))) for c in words.COLOURS[colour_word]
         )
+        colour = (red, green, blue)
         stripe = draws.uniform(0.08, 0.25) if draws.chance(0.25 * hard) else 0.0
         gains = (1.0, 1.0, 1.0)
     else:
         tile = draws.choice(concept(name).tiles)
         colour = mean_colour(tile)
         tint = (0.28 if draws.chance(0.35) else 0.08) * hard
-        gains = tuple(1.0 + draws.uniform(-tint, tint) for _ in range(3))
+        gains = (
+            1.0 + draws.uniform(-tint, tint),
+            1.0 + draws.uniform(-tint, tint),
+            1.0 + draws.uniform(-tint, tint),
+        )
     turns = draws.uniform(-0.06, 0.06)
     if draws.chance(0.12 * hard):
         turns = draws.uniform(-0.2, 0.2)
@@ -272,7 +276,7 @@ def plan_scene(
     height, width = size_hw
     scenery_pool = words.vocabulary(split)[2]
     first = draws.choice(scenery_pool)
-    scenery = (first,)
+    scenery: tuple[str, ...] = (first,)
     if draws.chance(settings.two_backgrounds):
         second = draws.choice(scenery_pool)
         scenery = (first, second) if second != first else scenery

@@ -10,6 +10,7 @@ from functools import cache
 from math import floor, sqrt
 
 import numpy as np
+
 from ovseg.scenes.jit import kernel
 
 NOISE_PX = 256  # side of the tileable noise fields; a power of two

@@ -11,6 +11,7 @@ from functools import cache
 from math import sqrt
 
 import numpy as np
+
 from ovseg.scenes.jit import kernel
 
 TILE_PX = 96

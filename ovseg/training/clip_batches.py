@@ -8,7 +8,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from ovseg.scenes.jit import kernel
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ovseg.scenes import Scene, SceneSet, SceneSettings
 from ovseg.scenes.atlas import load_concepts
 from ovseg.scenes.captions import write_caption
+from ovseg.scenes.jit import kernel
 from ovseg.scenes.vocabulary import DEFECTS
 
 # Wordings beside the 80 ImageNet templates (open_clip's zero_shot_metadata): those of tools and papers.

@@ -18,9 +18,7 @@ TEMPLATES = ("{}", "a photo of a {}.", "itap of a {}.", "a {} in the scene.")
 @torch.no_grad()
 def class_embeddings(model: CLIP, tokenizer: SimpleTokenizer, names: tuple[str, ...]) -> Tensor:
     """(K, D) unit embeddings, each the mean over `TEMPLATES`."""
-    rows = [
-        F.normalize(open_text(model, tokenizer([t.format(n) for n in names])), dim=-1) for t in TEMPLATES
-    ]
+    rows = [F.normalize(open_text(model, tokenizer([t.format(n) for n in names])), dim=-1) for t in TEMPLATES]
     return F.normalize(torch.stack(rows).mean(0), dim=-1)
 
 
@@ -48,7 +46,7 @@ def dense_tokens(model: CLIP, images: Tensor) -> tuple[Tensor, Tensor]:
     values = F.linear(last.ln_1(x), last.attn.in_proj_weight, last.attn.in_proj_bias).chunk(3, -1)[2]
     masked = x + last.attn.out_proj(values)
     masked = masked + last.mlp(last.ln_2(masked))
-    return tuple(tower.ln_post(t[:, 1:]) @ tower.proj for t in (plain, masked))  # type: ignore[return-value]
+    return tuple(tower.ln_post(t[:, 1:]) @ tower.proj for t in (plain, masked))
 
 
 def mean_iou(confusion: np.ndarray) -> float:

@@ -55,7 +55,8 @@ def shorten_merges(source: Path, target: Path, merges: int = 4096) -> None:
         target: file to write.
         merges: how many lines to keep.
     """
-    lines = gzip.open(source).read().decode("utf-8").split("\n")[: merges + 1]
+    with gzip.open(source) as packed:
+        lines = packed.read().decode("utf-8").split("\n")[: merges + 1]
     with target.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as stream:
         stream.write("\n".join(lines).encode("utf-8"))
 
@@ -69,7 +70,7 @@ def normalise(images: Tensor) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Multi-head attention by two batched products (on CPUs faster in training than the fused kernel)."""
-    batch, length, width = k.shape
+    batch, _, width = k.shape
     shape = (batch, -1, heads, width // heads)
     q, k, v = (t.view(shape).transpose(1, 2) for t in (q, k, v))
     weights = (q @ k.transpose(-1, -2) * (width // heads) ** -0.5).softmax(-1)
@@ -192,11 +193,7 @@ def step_loss(
     texts = Texts()
     queries = torch.tensor([texts.add(phrase(name, rng)) for name in names])
 
-    objects = [
-        (image, region)
-        for image, count in enumerate(batch.num_objects)
-        for region in range(count)
-    ]
+    objects = [(image, region) for image, count in enumerate(batch.num_objects) for region in range(count)]
     objects = [objects[k] for k in rng.permutation(len(objects))]
     # damaged ones first, so that they are about half of those asked about
     objects.sort(key=lambda pair: batch.region_defects[pair[0]][pair[1]] is None)
@@ -274,7 +271,7 @@ def step_loss(
         mask = (inside > 0.3) * (1.0 + 2.0 * broken)
         terms["state"] = terms["state"] + (loss * mask).sum() / mask.sum().clamp(min=1)
 
-    total = sum(weights[name] * term for name, term in terms.items())
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
     report = {name: float(term.detach()) for name, term in terms.items()}
     report["r1"] = float((similarity.argmax(1) == target).float().mean())
     return total, report
@@ -288,7 +285,9 @@ def build_model(config: dict, seed: int) -> CLIP:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Matrices decay; vectors do not; the logit scale and bias learn five times as fast."""
-    matrices, vectors, logits = [], [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    logits: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         group = logits if name.startswith("logit_") else matrices if parameter.ndim > 1 else vectors
         group.append(parameter)

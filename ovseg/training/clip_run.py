@@ -51,6 +51,12 @@ def learning_rate(config: dict, step: int) -> float:
     return rate * min(1.0, 0.2 + 0.8 * inner / max(1, config["warmup"]))
 
 
+def scene_settings(config: dict) -> SceneSettings:
+    """A stage's `scenes` entry; lists are ranges."""
+    options: dict = {key: tuple(each) if isinstance(each, list) else each for key, each in config.items()}
+    return SceneSettings(**options)
+
+
 class _Part:
     """One process's share of a step: its batches, its loss, its gradients."""
 
@@ -62,7 +68,8 @@ class _Part:
         self.model = build_model(model_config, config["seed"])
         self.tokenizer = bundled_tokenizer()
         self.parameters = list(self.model.parameters())
-        self._stage, self._batches = -1, None
+        self._stage = -1
+        self._batches: SceneBatches
 
     def gradients(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """All gradients as one vector, and the loss terms."""
@@ -76,9 +83,7 @@ class _Part:
                 batch=stage["batch"] // processes,
                 sizes_hw=[tuple(size) for size in stage["sizes_hw"] for _ in range(processes)],
                 patch=self.patch,
-                settings=SceneSettings(
-                    **{k: tuple(v) if isinstance(v, list) else v for k, v in stage["scenes"].items()}
-                ),
+                settings=scene_settings(stage["scenes"]),
             )
         batch = self._batches[inner * processes + self.rank]
         rng = np.random.default_rng([config["seed"], step, self.rank])
@@ -208,7 +213,8 @@ class ClipRun:
             helper = mp.get_context("spawn").Process(target=_helper, args=arguments, daemon=True)
             helper.start()
             helpers.append(helper)
-        window, seen, begun = {}, 0, time.monotonic()
+        window: dict[str, list[float]] = {}
+        seen, begun = 0, time.monotonic()
         while self.step < last:
             started = time.monotonic()
             report = self._one_step(shared, helpers)
@@ -221,8 +227,8 @@ class ClipRun:
                 row = {name: round(float(np.mean(values)), 4) for name, values in window.items()}
                 rate = seen / (time.monotonic() - begun)
                 name = config["stages"][stage_of(config, self.step - 1)[0]]["name"]
-                self._log("log.jsonl", {"step": self.step, "stage": name, **row, "images_per_s": round(rate, 1),
-                                        "minutes": round(self.seconds / 60, 2)})  # fmt: skip
+                pace = {"images_per_s": round(rate, 1), "minutes": round(self.seconds / 60, 2)}
+                self._log("log.jsonl", {"step": self.step, "stage": name, **row, **pace})
                 terms = " ".join(f"{key} {value:.3f}" for key, value in row.items())
                 print(f"[{self.step}/{self.total} {name}] {terms} · {rate:.0f} images/s · "
                       f"{self.seconds / 60:.1f} min", flush=True)  # fmt: skip

@@ -60,7 +60,8 @@ def test_truth_agrees_with_itself(split: str) -> None:
     scenes = scenes_of(split)
     for scene in scenes:
         height, width = SIZE_HW
-        assert scene.image.shape == (height, width, 3) and scene.image.dtype == np.uint8
+        assert scene.image.shape == (height, width, 3)
+        assert scene.image.dtype == np.uint8
         count = len(scene.names)
         assert sorted(np.unique(scene.instances[scene.instances > 0])) == list(range(1, count + 1))
         assert len(scene.boxes_xyxy) == len(scene.instance_classes) == len(scene.instance_defects) == count
@@ -69,7 +70,8 @@ def test_truth_agrees_with_itself(split: str) -> None:
         ):
             ys, xs = np.nonzero(scene.instances == number)
             assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-            assert scenes.classes[label] == name and name in scene.counts
+            assert scenes.classes[label] == name
+            assert name in scene.counts
             assert (scene.labels[scene.instances == number] == label).all()
             assert len(ys) >= 30
         assert sum(scene.counts.values()) == count
@@ -89,7 +91,8 @@ def test_splits_share_no_scene() -> None:
 def test_training_shows_nothing_that_is_held_out() -> None:
     scenes = SceneSet("train", 0, length=150, size_hw=(32, 48), settings=SceneSettings(shapes=0.4))
     held_out = set(words.HELD_OUT_SHAPES) | set(words.unseen_objects())
-    assert len(words.HELD_OUT_SHAPES) == 16 and len(words.unseen_objects()) == 40
+    assert len(words.HELD_OUT_SHAPES) == 16
+    assert len(words.unseen_objects()) == 40
     assert not held_out & set(scenes.classes)
     for scene in scenes:
         assert not held_out & set(scene.names)
@@ -110,7 +113,8 @@ def test_held_out_sets_show_what_training_does_not() -> None:
 def test_every_colour_and_shape_is_trained_in_some_pair() -> None:
     colours = {name.split(" ")[0] for name in words.TRAIN_SHAPES}
     shapes = {name.split(" ")[1] for name in words.TRAIN_SHAPES}
-    assert colours == set(words.COLOURS) and shapes == set(words.SHAPES)
+    assert colours == set(words.COLOURS)
+    assert shapes == set(words.SHAPES)
 
 
 def test_evaluation_vocabulary() -> None:
@@ -134,7 +138,8 @@ def test_anomaly_scenes_are_half_damaged_and_say_where() -> None:
 
 def test_counting_scenes_count() -> None:
     numbers = [max(scene.counts.values()) for scene in scenes_of("counting", 12)]
-    assert max(numbers) > 8 and len(set(numbers)) > 4
+    assert max(numbers) > 8
+    assert len(set(numbers)) > 4
 
 
 def test_camouflage_brings_background_and_object_together() -> None:
@@ -157,8 +162,10 @@ def test_captions_are_english() -> None:
     )
     assert write_caption(("umbrella",), ("hole",), ("sand",), 1) == "sand with an umbrella with a hole"
     assert write_caption((), (), ("snow",), 2) == "snow"
-    assert with_article("unicorn") == "a unicorn" and with_article("scissors") == "scissors"
-    assert plural("bus") == "buses" and plural("sheep") == "sheep"
+    assert with_article("unicorn") == "a unicorn"
+    assert with_article("scissors") == "scissors"
+    assert plural("bus") == "buses"
+    assert plural("sheep") == "sheep"
 
 
 def test_errors_say_what_to_do() -> None:
