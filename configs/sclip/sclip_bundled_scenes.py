@@ -1,6 +1,7 @@
+# Half the size of training's pictures as window: chosen on the split "val", one choice for all methods.
 _base_ = ["../_base_/methods/sclip.py", "../_base_/datasets/scenes.py", "../_base_/runtime/default.py"]
 model = dict(
     encoder="bundled",
     vocabulary=dict(type="SceneClasses"),
-    method=dict(short_side=224),
+    method=dict(short_side=224, crop=112, stride=56),
 )
