@@ -18,7 +18,8 @@ def test_python_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     names: dict = {}
     exec(compile(example, "README.md", "exec"), names)
     assert "{" in capsys.readouterr().out
-    assert names["labels"].shape == names["dog"].shape
+    assert names["labels"].shape == names["bear"].shape
+    assert 0 < names["bear"].mean() < 0.5
 
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
