@@ -49,11 +49,16 @@ def dense_tokens(model: CLIP, images: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(tower.ln_post(t[:, 1:]) @ tower.proj for t in (plain, masked))
 
 
-def mean_iou(confusion: np.ndarray) -> float:
-    """Mean IoU over the classes that occur, from a (K, K) count of truth x prediction."""
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """(K,) IoU of each class, NaN where it does not occur, from a (K, K) count of truth x prediction."""
     hit = np.diag(confusion)
     union = confusion.sum(0) + confusion.sum(1) - hit
-    return float((hit / np.maximum(union, 1))[confusion.sum(1) > 0].mean())
+    return np.where(confusion.sum(1) > 0, hit / np.maximum(union, 1), np.nan)
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+    """Mean IoU over the classes that occur."""
+    return float(np.nanmean(class_iou(confusion)))
 
 
 @torch.no_grad()
@@ -77,8 +82,8 @@ def evaluate(
         size_hw: their size in px, multiples of the patch size.
 
     Returns:
-        mIoU of "clip", "maskclip" and "value_path"; pixel accuracy of the last; caption "r1" among the
-        split's scenes.
+        mIoU of "clip", "maskclip" and "value_path"; pixel accuracy of the last, and its mIoU over
+        objects and shapes alone; caption "r1" among the split's scenes.
     """
     model.eval()
     scenes = SceneSet(split, seed, length=length, size_hw=size_hw)
@@ -104,5 +109,8 @@ def evaluate(
     figures = {kind: round(mean_iou(confusion[kind]), 4) for kind in kinds}
     right = confusion["value_path"]
     figures["value_path_accuracy"] = round(float(np.diag(right).sum() / right.sum()), 4)
+    things = len(bank) - len(scenes.background_classes)
+    iou = class_iou(right)[:things]
+    figures["value_path_objects"] = round(float(np.nanmean(iou)) if np.isfinite(iou).any() else 0.0, 4)
     figures["r1"] = round(float((similarity.argmax(1) == torch.arange(length)).float().mean()), 4)
     return figures
