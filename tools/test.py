@@ -257,7 +257,7 @@ def device_name(device: str) -> str:
     resolved = resolve_device(device)
     if resolved.type == "cuda":
         return torch.cuda.get_device_name(resolved)
-    return f"{resolved.type.upper()}, {torch.get_num_threads()} threads"
+    return f"{resolved.type.upper()} (torch threads: {torch.get_num_threads()})"
 
 
 def commit() -> str:
