@@ -17,7 +17,7 @@ from ovseg.encoders.positions import PositionRule
 from ovseg.errors import ShapeError
 from ovseg.score_map import ScoreMap
 from ovseg.structures import DenseFeatures, PatchFeatures, TextBank
-from ovseg.windows import WindowPlan, resize_image, resized_hw
+from ovseg.windows import WindowPlan, resize_image, resized_hw, whole_patches
 
 
 class Scorer(nn.Module):
@@ -33,6 +33,7 @@ class Scorer(nn.Module):
         temperature: logits are `temperature * cosine`.
         softmax_at: see `ScoreMap`.
         softmax_over: see `ScoreMap`.
+        guide: an encoder that the correlation asks which patches belong together (DINO, SAM).
         refine: steps `(score_map, image) -> score_map` that follow, such as PAMR.
     """
 
@@ -48,11 +49,13 @@ class Scorer(nn.Module):
         temperature: float = 40.0,
         softmax_at: Literal["pixel", "patch"] = "pixel",
         softmax_over: Literal["query", "class"] = "query",
+        guide: nn.Module | None = None,
         refine: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.correlation = correlation
+        self.guide = guide
         self.residual = residual
         self.windows = windows or WindowPlan()
         self.positions = positions or PositionRule()
@@ -81,13 +84,15 @@ class Scorer(nn.Module):
     def features(self, image: Float[Tensor, "B 3 H W"]) -> PatchFeatures:
         """Patch features of one window each, in the shared image-text space, not normalised."""
         if self.correlation is None:
-            return self.encoder(image, self.positions)
-        block = self.encoder.open(image, positions=self.positions)
-        affinity = self.correlation(block)
+            return self.encoder(whole_patches(image, self.encoder.patch_hw), self.positions)
+        block = self.encoder.open(whole_patches(image, self.encoder.patch_hw), positions=self.positions)
+        guide = None if self.guide is None else self.guide(whole_patches(image, self.guide.patch_hw))
+        affinity = self.correlation(block, guide)
+        hw, num_prefix = (block.hw, block.num_prefix) if affinity is None else (affinity.hw, affinity.num_prefix)
         return self.encoder.close(
-            block.v if affinity is None else affinity.mix(block.v),
-            hw=block.hw,
-            num_prefix=block.num_prefix,
+            block.v if affinity is None else affinity.mix(block.values_on(hw, num_prefix)),
+            hw=hw,
+            num_prefix=num_prefix,
             image_hw=block.image_hw,
             residual=block.residual if self.residual else None,
         )

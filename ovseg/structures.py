@@ -122,6 +122,19 @@ class OpenBlock:
     image_hw: tuple[int, int]
     taps: Mapping[int, Tensor] = field(default_factory=dict)
 
+    def values_on(self, hw: tuple[int, int], num_prefix: int) -> Float[Tensor, "B G M d"]:
+        """The values on another grid, bilinear, without the prefix tokens where `num_prefix` is 0."""
+        if (hw, num_prefix) == (self.hw, self.num_prefix):
+            return self.v
+        prefix, patches = self.v[:, :, : self.num_prefix], self.v[:, :, self.num_prefix :]
+        if num_prefix not in (0, self.num_prefix):
+            raise ShapeError(f"values have {self.num_prefix} prefix tokens, {num_prefix} were asked for")
+        grid = patches.mT.flatten(0, 1).unflatten(-1, self.hw)
+        if hw != self.hw:
+            grid = F.interpolate(grid, size=hw, mode="bilinear", align_corners=False)
+        patches = grid.flatten(2).unflatten(0, self.v.shape[:2]).mT
+        return torch.cat([prefix[:, :, :num_prefix], patches], dim=2)
+
 
 @dataclass(frozen=True)
 class TextBank:

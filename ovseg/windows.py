@@ -127,8 +127,7 @@ class _Axis:
         side = cuts[0][1] - cuts[0][0]
         if fit == "floor":
             # An image thinner than a patch has no whole patch to keep: pad it, else nothing is left.
-            missing = -(side % patch) if side >= patch else patch - side
-            return cls(cuts, 0, missing, "floor" if missing <= 0 else "pad_end")
+            return cls(cuts, 0, max(patch - side, 0), fit)
         # A multiple that the patch does not divide (ProxyCLIP: 56 and 16) leaves a remainder; drop it.
         padded = -(-side // multiple) * multiple
         missing = padded - side
@@ -200,6 +199,11 @@ class Windows:
             return Resampling.bilinear(cells_hw, output_hw)
         rows, cols = self.rows.matrix(image_hw[0], cells_hw[0]), self.cols.matrix(image_hw[1], cells_hw[1])
         return Resampling(rows, cols).then(output_hw)
+
+
+def whole_patches(image: Float[Tensor, "B 3 H W"], patch_hw: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:
+    """The image without the remainder at right and bottom that fills no patch, as a strided convolution."""
+    return image[..., : image.shape[-2] // patch_hw[0] * patch_hw[0], : image.shape[-1] // patch_hw[1] * patch_hw[1]]
 
 
 def check_divisible(image_hw: tuple[int, int], patch_hw: tuple[int, int]) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import timm.models.vision_transformer
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovseg.encoders.clip import ClipEncoder
+from ovseg.encoders.dino import DinoEncoder
 from ovseg.score_map import ScoreMap
 from ovseg.structures import TextBank
 
@@ -79,6 +81,20 @@ class Case:
             mean, std = [m / 255 for m in MEAN_255], [s / 255 for s in STD_255]
             return ClipEncoder(visual, mean=mean, std=std).eval()
         return ClipEncoder(visual).eval()
+
+    def dino_encoder(self, *, patch: int, heads: int = 3, kind: str = "tokens") -> DinoEncoder:
+        """The case's DINO tower in timm's own class, weights loaded strictly."""
+        state = {name[5:]: value for name, value in self.weights.items() if name.startswith("dino.")}
+        trunk = timm.models.vision_transformer.VisionTransformer(
+            img_size=round((state["pos_embed"].shape[1] - 1) ** 0.5) * patch,
+            patch_size=patch,
+            embed_dim=state["pos_embed"].shape[2],
+            depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
+            num_heads=heads,
+            num_classes=0,
+        )
+        trunk.load_state_dict(state, strict=True)
+        return DinoEncoder(trunk, kind=kind).eval()
 
     @property
     def rgb(self) -> Tensor:

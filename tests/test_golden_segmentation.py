@@ -22,7 +22,9 @@ from ovseg.correlation import (
 from ovseg.encoders.positions import PositionRule
 from ovseg.heads import SegmentationHead
 from ovseg.methods import build_method
+from ovseg.methods.proxyclip import proxyclip
 from ovseg.scorer import Scorer
+from ovseg.structures import PatchFeatures
 from ovseg.windows import resize_image, resized_hw
 
 PUBLISHED = PositionRule(as_published=True)
@@ -163,6 +165,50 @@ def test_golden_naclip(case: Case) -> None:
     check(slide, case["slide_probs_s3"], case["slide_pred"], 3)
 
 
+@pytest.mark.parametrize("case", cases("proxyclip"))
+def test_golden_proxyclip(case: Case) -> None:
+    settings, bank = case.settings, case.bank
+    size_hw = tuple(case["image"].shape[:2])
+    check_resize(case)
+    encoder = case.clip_encoder(quick_gelu=True)
+    guide = case.dino_encoder(patch=8)
+    build = partial(
+        proxyclip,
+        encoder,
+        guide,
+        temperature=float(settings["logit_scale"]),
+        shift=settings["beta"],
+        sharpness=settings["gamma"],
+        as_published=True,
+    )
+    window = case.rgb[..., :112, :112]
+    with torch.no_grad():
+        close(guide(window).grid, case["win0_dino_feats"], atol=FEATURES)
+        tokens = build(crop=None).features(window)
+        close(tokens.grid.flatten(2).mT, case["win0_tokens_proj"], atol=FEATURES)
+        batch = case["batch2_windows"] * encoder.std + encoder.mean
+        close(guide(batch).grid, case["batch2_dino_feats"], atol=FEATURES)
+        together = build(crop=None).features(batch).grid.flatten(2).mT
+        close(together, case["batch2_tokens_proj"], atol=FEATURES)
+        ours = build(crop=None, as_published=False).features(batch).grid.flatten(2).mT
+        assert (ours - case["batch2_tokens_proj"]).abs().max() > FEATURES  # theirs depends on the neighbours
+        custom = build(crop=None)
+        given = PatchFeatures(case["custom_ex_feats"], torch.zeros(1, 0, 20), (112, 112))
+        block = encoder.open(window, positions=PUBLISHED)
+        affinity = custom.correlation(block, given)
+        mixed = affinity.mix(block.values_on(affinity.hw, 0))
+        closed = encoder.close(mixed, hw=affinity.hw, num_prefix=0, image_hw=(112, 112))
+        close(closed.grid.flatten(2).mT, case["custom_tokens_proj"], atol=FEATURES)
+
+    whole_window = build(crop=None)(window, bank)
+    close(query_cosines(whole_window, (112, 112)), case["win0_query_logits"], atol=FEATURES)
+    slide = build(crop=settings["slide_crop"], stride=settings["slide_stride"], max_batch=1)(case.rgb, bank, size_hw)
+    close(query_cosines(slide, size_hw), case["slide_query_logits"], atol=FEATURES)
+    close(class_scores(slide, size_hw)[:, ::3, ::3], case["slide_probs_s3"], atol=PROBABILITIES)
+    head = SegmentationHead(threshold=settings["prob_thd"])
+    assert differing(head(slide)[0].labels, case["slide_pred"]) <= PREDICTIONS
+
+
 @pytest.mark.parametrize("case", cases("maskclip_dinoiser"))
 def test_golden_maskclip(case: Case) -> None:
     settings, bank = case.settings, case.bank
@@ -198,5 +244,5 @@ def test_golden_maskclip(case: Case) -> None:
 
 
 def test_golden_cases_are_there() -> None:
-    for method in ("sclip", "clearclip", "naclip", "maskclip_dinoiser"):
+    for method in ("sclip", "clearclip", "naclip", "maskclip_dinoiser", "proxyclip"):
         assert cases(method), f"no golden case of {method}"

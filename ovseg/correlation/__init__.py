@@ -6,6 +6,7 @@
 from typing import Protocol, runtime_checkable
 
 from ovseg.correlation.neighbourhood import NeighbourhoodCorrelation
+from ovseg.correlation.proxy import ProxyCorrelation
 from ovseg.correlation.self_attention import IdentityCorrelation, QueryKeyCorrelation, SelfCorrelation
 from ovseg.structures import Affinity, OpenBlock, PatchFeatures
 
@@ -13,6 +14,7 @@ __all__ = [
     "Correlation",
     "IdentityCorrelation",
     "NeighbourhoodCorrelation",
+    "ProxyCorrelation",
     "QueryKeyCorrelation",
     "SelfCorrelation",
 ]

@@ -150,28 +150,16 @@ class _TimmBlock:
         return tokens + self.block.ls2(self.block.mlp(self.block.norm2(tokens)))
 
 
-class _TimmTower:
-    """open_clip's `TimmModel` around a plain timm `VisionTransformer` (SigLIP, SigLIP 2).
+class TimmTrunk:
+    """A plain timm `VisionTransformer` in pieces, without its head (DINO, DINOv2; the trunk of SigLIP)."""
 
-    With an attention-pooling head (SigLIP) each patch goes through the head as if it were the only token
-    there: its value, the head's projection and MLP. That is MaskCLIP's reading of attention pooling
-    (arXiv 2112.01071, section 3.2) applied to the pooling head.
-    """
-
-    def __init__(self, visual: nn.Module) -> None:
-        trunk: Any = visual.trunk
+    def __init__(self, trunk: Any) -> None:
         if type(trunk) is not timm.models.vision_transformer.VisionTransformer:
             raise _unsupported(f"a timm {type(trunk).__name__}", "it is no plain VisionTransformer")
         block = trunk.blocks[0]
         plain = type(block) is timm.models.vision_transformer.Block
         if not plain or not isinstance(block.attn, timm.layers.Attention) or block.attn.gate is not None:
             raise _unsupported("built of custom timm blocks", "their attention has further steps")
-        pool = trunk.attn_pool
-        if pool is not None and not isinstance(pool, timm.layers.AttentionPoolLatent):
-            raise _unsupported(f"pooled by a {type(pool).__name__}", "its values cannot be read one by one")
-        if pool is not None and pool.pos_embed is not None:
-            raise _unsupported("pooled with positions of its own", "they belong to one grid size")
-        self.visual: Any = visual
         self.trunk: Any = trunk
         self.patch_hw: tuple[int, int] = tuple(trunk.patch_embed.patch_size)
         self.trained_hw: tuple[int, int] = tuple(trunk.patch_embed.grid_size)
@@ -197,8 +185,29 @@ class _TimmTower:
         return trunk.norm_pre(tokens), hw
 
     def finish(self, tokens: Tensor) -> Tensor:
+        return self.trunk.norm(tokens)
+
+
+class _TimmTower(TimmTrunk):
+    """open_clip's `TimmModel` around a plain timm `VisionTransformer` (SigLIP, SigLIP 2).
+
+    With an attention-pooling head (SigLIP) each patch goes through the head as if it were the only token
+    there: its value, the head's projection and MLP. That is MaskCLIP's reading of attention pooling
+    (arXiv 2112.01071, section 3.2) applied to the pooling head.
+    """
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__(visual.trunk)
+        pool = self.trunk.attn_pool
+        if pool is not None and not isinstance(pool, timm.layers.AttentionPoolLatent):
+            raise _unsupported(f"pooled by a {type(pool).__name__}", "its values cannot be read one by one")
+        if pool is not None and pool.pos_embed is not None:
+            raise _unsupported("pooled with positions of its own", "they belong to one grid size")
+        self.visual = visual
+
+    def finish(self, tokens: Tensor) -> Tensor:
         trunk = self.trunk
-        tokens = trunk.norm(tokens)
+        tokens = super().finish(tokens)
         if trunk.attn_pool is not None:
             pool = trunk.attn_pool
             tokens = pool.proj(pool.kv(tokens).chunk(2, dim=-1)[1])

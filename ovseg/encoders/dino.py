@@ -1,0 +1,104 @@
+"""DINO as a guide: it knows which patches belong together, and not what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ovseg.encoders.positions import PositionRule
+from ovseg.encoders.towers import TimmTrunk
+from ovseg.errors import ConfigError
+from ovseg.structures import PatchFeatures
+from ovseg.windows import check_divisible
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+#: What a guide's feature is: final tokens after the last norm, or a projection of one block, heads concatenated.
+FeatureKind = Literal["tokens", "q", "k", "v"]
+
+
+class DinoEncoder(nn.Module):
+    """A self-supervised ViT as a dense guide: DINO, DINOv2 (with or without registers).
+
+    Args:
+        trunk: a plain timm `VisionTransformer`. DINO's own checkpoints have the same parameter names.
+        kind: which feature.
+        layer: of which block (negative from the end) q, k or v are taken; "tokens" are the last block's.
+        mean, std: RGB statistics of the training images, for values in [0, 1].
+        positions: how position embeddings are resampled; DINO's own code adds 0.1 (the default).
+        name, weights_sha256: for messages and manifests.
+
+    Raises:
+        CheckpointError: the trunk is no plain ViT.
+        ConfigError: no such kind or layer.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        *,
+        kind: FeatureKind = "tokens",
+        layer: int = -1,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        positions: PositionRule | None = None,
+        name: str = "",
+        weights_sha256: str = "",
+    ) -> None:
+        super().__init__()
+        depth = len(TimmTrunk(trunk).blocks)
+        if kind not in ("tokens", "q", "k", "v"):
+            raise ConfigError(f"kind must be 'tokens', 'q', 'k' or 'v', got '{kind}'")
+        if not -depth <= layer < depth or (kind == "tokens" and layer % depth != depth - 1):
+            raise ConfigError(
+                f"layer must name one of {depth} blocks (negative from the end), and the last one for 'tokens', "
+                f"got {layer}"
+            )
+        self.trunk = trunk
+        self.kind: FeatureKind = kind
+        self.layer = layer % depth
+        self.positions = positions or PositionRule()
+        self.name = name
+        self.weights_sha256 = weights_sha256
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @property
+    def tower(self) -> TimmTrunk:
+        """The trunk's pieces under common names."""
+        return TimmTrunk(self.trunk)
+
+    @property
+    def patch_hw(self) -> tuple[int, int]:
+        """Pixels of a patch."""
+        return self.tower.patch_hw
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> PatchFeatures:
+        """Features of a batch, C channels each.
+
+        Args:
+            image: RGB in [0, 1]; H and W multiples of the patch.
+
+        Raises:
+            ShapeError: H or W is no multiple of the patch; the message states the nearest that is.
+        """
+        tower = self.tower
+        image_hw = (image.shape[-2], image.shape[-1])
+        check_divisible(image_hw, tower.patch_hw)
+        dtype: Any = next(self.trunk.parameters()).dtype
+        tokens, hw = tower.embed(((image - self.mean) / self.std).to(dtype), self.positions)
+        for block in tower.blocks[: self.layer]:
+            tokens = block(tokens)
+        last = tower.blocks[self.layer]
+        if self.kind == "tokens":
+            tokens = tower.finish(last(tokens))
+        else:
+            part = last.split(tokens)["qkv".index(self.kind)]
+            tokens = part.transpose(1, 2).flatten(2)
+        prefix, patches = tokens[:, : tower.num_prefix], tokens[:, tower.num_prefix :]
+        return PatchFeatures(patches.mT.unflatten(-1, hw), prefix, image_hw)
