@@ -34,6 +34,9 @@ class ScoreMap:
         softmax_over: "query" as published (synonyms compete with each other, so each one added lowers
             all probabilities); "class" takes the best query of a class first.
         spreads: one for each image, or none: applied to upsampled maps, a few at a time.
+        objectness: logits `(B, 1, h, w)` of "something is here", with `softmax_at="patch"`: where it says no
+            and no class is surer than `sure`, the first background class takes the patch (CLIP-DINOiser).
+        sure: see `objectness`.
     """
 
     cosine: Float[Tensor, "B Q h w"]
@@ -43,6 +46,8 @@ class ScoreMap:
     softmax_at: Literal["pixel", "patch"] = "pixel"
     softmax_over: Literal["query", "class"] = "query"
     spreads: tuple[Spread, ...] = ()
+    objectness: Float[Tensor, "B 1 h w"] | None = None
+    sure: float = 0.99
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -55,7 +60,8 @@ class ScoreMap:
     def select(self, index: int) -> ScoreMap:
         """The map of one image of the batch."""
         one = slice(index, index + 1)
-        return replace(self, cosine=self.cosine[one], spreads=self.spreads[one])
+        objectness = None if self.objectness is None else self.objectness[one]
+        return replace(self, cosine=self.cosine[one], spreads=self.spreads[one], objectness=objectness)
 
     @property
     def logits(self) -> Float[Tensor, "B Q h w"]:
@@ -65,7 +71,17 @@ class ScoreMap:
     @property
     def probabilities(self) -> Float[Tensor, "B K h w"]:
         """Class probabilities on the grid, without upsampling. See `class_probabilities`."""
-        return torch.stack([self.class_probabilities(each) for each in self.logits])
+        return torch.stack([self._grid_probabilities(index) for index in range(len(self))])
+
+    def _grid_probabilities(self, index: int) -> Float[Tensor, "K h w"]:
+        probabilities = self.class_probabilities(self.logits[index])
+        if self.objectness is None or not self.bank.background:
+            return probabilities
+        unsure = probabilities.amax(dim=0) < self.sure
+        nothing = unsure & (self.objectness[index, 0].sigmoid() <= 0.5)
+        probabilities = probabilities.clone()
+        probabilities[min(self.bank.background)].masked_fill_(nothing, 1)
+        return probabilities
 
     def per_class(self, values: Float[Tensor, "Q *space"]) -> Float[Tensor, "K *space"]:
         """The best query of each class: maximum over the queries that speak for it."""
@@ -108,10 +124,8 @@ class ScoreMap:
             index: which image of the batch.
             size_hw: size of the picture; the map's own `image_hw`, or any other.
         """
-        grid = self.logits[index]
         patch = self.softmax_at == "patch"
-        if patch:
-            grid = self.class_probabilities(grid)
+        grid = self._grid_probabilities(index) if patch else self.logits[index]
         if self.spreads:
             picture = torch.cat([self.pictures(index, part, size_hw) for part in grid.split(1)])
             yield slice(None), slice(None), picture if patch else self.class_probabilities(picture)
@@ -157,9 +171,10 @@ class ScoreMap:
         self, index: int, size_hw: tuple[int, int], barred: Bool[Tensor, " K"]
     ) -> Iterator[tuple[slice, slice, Float[Tensor, "y x"], Int[Tensor, "y x"]]]:
         """Piece by piece in space, or (with spreads) query by query."""
-        grid, owner = self.logits[index], self.bank.class_of_query
         if self.softmax_at == "patch":
-            grid, owner = self.class_probabilities(grid), torch.arange(len(barred), device=grid.device)
+            grid, owner = self._grid_probabilities(index), torch.arange(len(barred), device=barred.device)
+        else:
+            grid, owner = self.logits[index], self.bank.class_of_query
         if self.spreads:
             running = _RunningBest(barred, softmax=self.softmax_at == "pixel")
             for maps, owners in self._parts(grid, owner, size_hw):

@@ -33,6 +33,7 @@ class Scorer(nn.Module):
         temperature: logits are `temperature * cosine`.
         softmax_at: see `ScoreMap`.
         softmax_over: see `ScoreMap`.
+        sure: see `ScoreMap`.
         guide: an encoder that the correlation asks which patches belong together (DINO, SAM).
         refine: steps `(score_map, image) -> score_map` that follow, such as PAMR.
     """
@@ -49,6 +50,7 @@ class Scorer(nn.Module):
         temperature: float = 40.0,
         softmax_at: Literal["pixel", "patch"] = "pixel",
         softmax_over: Literal["query", "class"] = "query",
+        sure: float = 0.99,
         guide: nn.Module | None = None,
         refine: Sequence[nn.Module] = (),
     ) -> None:
@@ -63,6 +65,7 @@ class Scorer(nn.Module):
         self.temperature = temperature
         self.softmax_at: Literal["pixel", "patch"] = softmax_at
         self.softmax_over: Literal["query", "class"] = softmax_over
+        self.sure = sure
         self.refine = nn.ModuleList(refine)
 
     @property
@@ -110,10 +113,16 @@ class Scorer(nn.Module):
         image_hw = (image.shape[-2], image.shape[-1])
         windows = self.windows.windows(image_hw, self.encoder.patch_hw)
         pieces = windows.cut(image, self.encoder.mean)
-        grids = torch.cat([self.features(part).grid for part in pieces.split(self.windows.max_batch)])
+        parts = [self.features(part) for part in pieces.split(self.windows.max_batch)]
+        grids = torch.cat([part.grid for part in parts])
         cells_hw = (grids.shape[-2], grids.shape[-1])
         resampling = windows.resampling(image_hw, cells_hw, output_hw or image_hw).to(grids.device)
-        return DenseFeatures(windows.join(F.normalize(grids.float(), dim=1)), resampling)
+        objectness = [part.objectness for part in parts if part.objectness is not None]
+        return DenseFeatures(
+            windows.join(F.normalize(grids.float(), dim=1)),
+            resampling,
+            windows.join(torch.cat(objectness).float()) if objectness else None,
+        )
 
     def score(self, features: DenseFeatures, bank: TextBank) -> ScoreMap:
         """Features against words.
@@ -129,7 +138,14 @@ class Scorer(nn.Module):
             )
         cosine = torch.einsum("bdhw,qd->bqhw", features.grid, bank.embeddings)
         return ScoreMap(
-            cosine, bank, self.temperature, features.resampling, self.softmax_at, self.softmax_over
+            cosine,
+            bank,
+            self.temperature,
+            features.resampling,
+            self.softmax_at,
+            self.softmax_over,
+            objectness=features.objectness,
+            sure=self.sure,
         )
 
     def forward(

@@ -28,11 +28,13 @@ class PatchFeatures:
         grid: patch tokens `(B, C, h, w)`.
         prefix: class and register tokens `(B, P, C)`; P may be 0.
         image_hw: pixels `(H, W)` of the encoder's input.
+        objectness: logits `(B, 1, h, w)` of "something is here", where a method has them.
     """
 
     grid: Float[Tensor, "B C h w"]
     prefix: Float[Tensor, "B P C"]
     image_hw: tuple[int, int]
+    objectness: Float[Tensor, "B 1 h w"] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class OpenBlock:
         num_prefix: prefix tokens among the N, which come first.
         image_hw: pixels of the encoder's input.
         taps: outputs `(B, N, C)` of earlier blocks that were asked for, by block index.
+        ffn_taps: normalised FFN inputs `(B, N, C)` of earlier blocks, likewise.
     """
 
     q: Float[Tensor, "B G N d"]
@@ -121,6 +124,7 @@ class OpenBlock:
     num_prefix: int
     image_hw: tuple[int, int]
     taps: Mapping[int, Tensor] = field(default_factory=dict)
+    ffn_taps: Mapping[int, Tensor] = field(default_factory=dict)
 
     def values_on(self, hw: tuple[int, int], num_prefix: int) -> Float[Tensor, "B G M d"]:
         """The values on another grid, bilinear, without the prefix tokens where `num_prefix` is 0."""
@@ -190,7 +194,9 @@ class DenseFeatures:
     Attributes:
         grid: `(B, D, h, w)`, unit length along D; the patches of all windows as one mosaic.
         resampling: from the mosaic to the picture.
+        objectness: logits `(B, 1, h, w)` of "something is here", where a method has them.
     """
 
     grid: Float[Tensor, "B D h w"]
     resampling: Resampling
+    objectness: Float[Tensor, "B 1 h w"] | None = None

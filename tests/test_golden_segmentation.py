@@ -6,6 +6,7 @@ Tolerances are those that the golden cases state: 2e-4 on features and cosines, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -22,6 +23,7 @@ from ovseg.correlation import (
 from ovseg.encoders.positions import PositionRule
 from ovseg.heads import SegmentationHead
 from ovseg.methods import build_method
+from ovseg.methods.clip_dinoiser import DinoiserConvolutions, clip_dinoiser
 from ovseg.methods.proxyclip import proxyclip
 from ovseg.scorer import Scorer
 from ovseg.structures import PatchFeatures
@@ -243,6 +245,50 @@ def test_golden_maskclip(case: Case) -> None:
     assert differing(SegmentationHead()(slide)[0].labels, case["slide_pred"]) <= PREDICTIONS
 
 
+@pytest.mark.parametrize("case", cases("clip_dinoiser"))
+def test_golden_clip_dinoiser(case: Case) -> None:
+    settings = case.settings
+    with_background = case.bank
+    without = replace(with_background, background=frozenset())
+    size_hw = tuple(case["image"].shape[:2])
+    check_resize(case)
+    encoder = case.clip_encoder(quick_gelu=False)
+    state = {name: value for name, value in case.weights.items() if not name.startswith("clip.")}
+    convolutions = DinoiserConvolutions(*reversed(state["obj_proj.weight"].shape[:2]))
+    convolutions.load_state_dict(state, strict=True)
+    build = partial(
+        clip_dinoiser,
+        encoder,
+        convolutions.eval(),
+        temperature=float(settings["softmax_scale"]),
+        threshold=settings["gamma"],
+        tap=settings["feats_idx"],
+        sure=settings["delta"],
+        as_published=True,
+    )
+    scorer = build(crop=None, stride=None)
+    padded = scorer.windows.windows(tuple(case.rgb.shape[-2:]), encoder.patch_hw).cut(case.rgb, encoder.mean)
+    with torch.no_grad():
+        block = encoder.open(padded, positions=scorer.positions, ffn_taps=[scorer.tap])
+        inner = block.ffn_taps[scorer.tap]
+        close(inner, case["inter_feats_ln2"], atol=FEATURES)
+        correlation, objectness = convolutions(inner[:, 1:].mT.unflatten(-1, block.hw))
+        close(correlation.flatten(), case["corrs_raw"].flatten(), atol=FEATURES)
+        close(objectness, case["bkg_logits"], atol=FEATURES)
+        close(scorer.features(padded).grid, case["refined_feats"], atol=FEATURES)
+    close(scorer(case.rgb, without).probabilities, case["probs_lowres_nobkg"], atol=PROBABILITIES)
+    close(scorer(case.rgb, with_background).probabilities, case["probs_lowres_bkg"], atol=PROBABILITIES)
+
+    slide = build(crop=settings["slide_crop"], stride=settings["slide_stride"])
+    head = SegmentationHead()
+    plain = slide(case.rgb, without, size_hw)
+    close(class_scores(plain, size_hw)[:, ::3, ::3], case["slide_probs_nobkg_s3"], atol=PROBABILITIES)
+    assert differing(head(plain)[0].labels, case["slide_pred_nobkg"]) <= PREDICTIONS
+    backed = slide(case.rgb, with_background, size_hw)
+    assert differing(head(backed)[0].labels, case["slide_pred_bkg"]) <= PREDICTIONS
+    close(class_scores(backed, size_hw), case["slide_probs_bkg"], atol=PROBABILITIES)
+
+
 def test_golden_cases_are_there() -> None:
-    for method in ("sclip", "clearclip", "naclip", "maskclip_dinoiser", "proxyclip"):
+    for method in ("sclip", "clearclip", "naclip", "maskclip_dinoiser", "proxyclip", "clip_dinoiser"):
         assert cases(method), f"no golden case of {method}"

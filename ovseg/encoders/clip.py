@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ovseg.encoders.positions import PositionRule
-from ovseg.encoders.towers import Tower, wrap_tower
+from ovseg.encoders.towers import Tower, attend, wrap_tower
 from ovseg.errors import ConfigError
 from ovseg.structures import OpenBlock, PatchFeatures
 from ovseg.windows import check_divisible
@@ -95,6 +95,8 @@ class ClipEncoder(nn.Module):
         image: Float[Tensor, "B 3 H W"],
         taps: Iterable[int] = (),
         positions: PositionRule = DEFAULT_POSITIONS,
+        *,
+        ffn_taps: Iterable[int] = (),
     ) -> OpenBlock:
         """Runs all blocks but the last and opens that one.
 
@@ -102,14 +104,15 @@ class ClipEncoder(nn.Module):
             image: RGB in [0, 1]; H and W multiples of the patch.
             taps: blocks (counted from 0, negative from the end) whose outputs are wanted too.
             positions: how position embeddings are resampled to the grid.
+            ffn_taps: blocks whose normalised FFN inputs are wanted too.
 
         Raises:
             ConfigError: a tap names no block before the last.
         """
         tower = self.tower
         depth = len(tower.blocks)
-        taps = tuple(taps)
-        for tap in taps:
+        taps, ffn_taps = tuple(taps), tuple(ffn_taps)
+        for tap in (*taps, *ffn_taps):
             if not -depth <= tap < depth or tap % depth == depth - 1:
                 raise ConfigError(
                     f"no tap at block {tap}: the tower has {depth} blocks and the last is the one that is "
@@ -117,12 +120,19 @@ class ClipEncoder(nn.Module):
                 )
         tokens, hw = self.embed(image, positions)
         tapped: dict[int, Tensor] = {}
+        ffn_tapped: dict[int, Tensor] = {}
         for index, block in enumerate(tower.blocks[:-1]):
-            tokens = block(tokens)
+            inner = [tap for tap in ffn_taps if tap % depth == index]
+            if inner:
+                tokens = attend(block, tokens)
+                ffn_tapped |= dict.fromkeys(inner, block.ffn_input(tokens))
+                tokens = block.feed_forward(tokens)
+            else:
+                tokens = block(tokens)
             tapped |= {tap: tokens for tap in taps if tap % depth == index}
         q, k, v = tower.blocks[-1].split(tokens)
         image_hw = (image.shape[-2], image.shape[-1])
-        return OpenBlock(q, k, v, tokens, hw, tower.num_prefix, image_hw, tapped)
+        return OpenBlock(q, k, v, tokens, hw, tower.num_prefix, image_hw, tapped, ffn_tapped)
 
     def close(
         self,

@@ -35,8 +35,11 @@ class Block(Protocol):
     def project(self, values: Float[Tensor, "B G N d"]) -> Float[Tensor, "B N C"]:
         """Heads concatenated, then the out-projection."""
 
+    def ffn_input(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        """The tokens as the FFN sees them: normalised."""
+
     def feed_forward(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        """`tokens + mlp(norm(tokens))`."""
+        """`tokens + mlp(ffn_input(tokens))`."""
 
 
 @runtime_checkable
@@ -77,6 +80,12 @@ def _unsupported(what: str, why: str) -> CheckpointError:
     )
 
 
+def attend(block: Block, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+    """The first half of a block as trained: `tokens + attention`."""
+    q, k, v = block.split(tokens)
+    return tokens + block.project(F.scaled_dot_product_attention(q, k, v))
+
+
 def _heads(tokens: Tensor, heads: int) -> Tensor:
     return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
 
@@ -97,8 +106,11 @@ class _OpenClipBlock:
     def project(self, values: Tensor) -> Tensor:
         return self.block.ls_1(self.block.attn.out_proj(values.transpose(1, 2).flatten(2)))
 
+    def ffn_input(self, tokens: Tensor) -> Tensor:
+        return self.block.ln_2(tokens)
+
     def feed_forward(self, tokens: Tensor) -> Tensor:
-        return tokens + self.block.ls_2(self.block.mlp(self.block.ln_2(tokens)))
+        return tokens + self.block.ls_2(self.block.mlp(self.ffn_input(tokens)))
 
 
 class _OpenClipTower:
@@ -146,8 +158,11 @@ class _TimmBlock:
         attention = self.block.attn
         return self.block.ls1(attention.proj(attention.norm(values.transpose(1, 2).flatten(2))))
 
+    def ffn_input(self, tokens: Tensor) -> Tensor:
+        return self.block.norm2(tokens)
+
     def feed_forward(self, tokens: Tensor) -> Tensor:
-        return tokens + self.block.ls2(self.block.mlp(self.block.norm2(tokens)))
+        return tokens + self.block.ls2(self.block.mlp(self.ffn_input(tokens)))
 
 
 class TimmTrunk:
