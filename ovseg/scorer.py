@@ -118,10 +118,12 @@ class Scorer(nn.Module):
         cells_hw = (grids.shape[-2], grids.shape[-1])
         resampling = windows.resampling(image_hw, cells_hw, output_hw or image_hw).to(grids.device)
         objectness = [part.objectness for part in parts if part.objectness is not None]
+        class_tokens = torch.cat([part.prefix[:, :1] for part in parts]).float().unflatten(0, (len(image), -1))
         return DenseFeatures(
             windows.join(F.normalize(grids.float(), dim=1)),
             resampling,
-            windows.join(torch.cat(objectness).float()) if objectness else None,
+            image=F.normalize(class_tokens.mean(dim=(1, 2)), dim=-1) if class_tokens.numel() else None,
+            objectness=windows.join(torch.cat(objectness).float()) if objectness else None,
         )
 
     def score(self, features: DenseFeatures, bank: TextBank) -> ScoreMap:

@@ -194,9 +194,11 @@ class DenseFeatures:
     Attributes:
         grid: `(B, D, h, w)`, unit length along D; the patches of all windows as one mosaic.
         resampling: from the mosaic to the picture.
+        image: the class token `(B, D)`, unit length, mean over windows; None where the tower has none.
         objectness: logits `(B, 1, h, w)` of "something is here", where a method has them.
     """
 
     grid: Float[Tensor, "B D h w"]
     resampling: Resampling
+    image: Float[Tensor, "B D"] | None = None
     objectness: Float[Tensor, "B 1 h w"] | None = None

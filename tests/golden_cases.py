@@ -57,7 +57,7 @@ class Case:
         names = tuple(f"class{i}" for i in range(int(classes.max()) + 1))
         return TextBank(text, classes, names, background=frozenset({0}))
 
-    def clip_encoder(self, *, quick_gelu: bool) -> ClipEncoder:
+    def clip_encoder(self, *, quick_gelu: bool, rounded_statistics: bool | None = None) -> ClipEncoder:
         """The case's CLIP tower: open_clip's own class, weights loaded strictly."""
         prefix = "clip.visual."
         state = {
@@ -77,7 +77,7 @@ class Case:
             act_layer=open_clip.transformer.QuickGELU if quick_gelu else nn.GELU,
         )
         visual.load_state_dict(state, strict=True)
-        if quick_gelu:
+        if quick_gelu if rounded_statistics is None else rounded_statistics:
             mean, std = [m / 255 for m in MEAN_255], [s / 255 for s in STD_255]
             return ClipEncoder(visual, mean=mean, std=std).eval()
         return ClipEncoder(visual).eval()

@@ -24,9 +24,10 @@ from ovseg.encoders.positions import PositionRule
 from ovseg.heads import SegmentationHead
 from ovseg.methods import build_method
 from ovseg.methods.clip_dinoiser import DinoiserConvolutions, clip_dinoiser
+from ovseg.methods.clip_surgery import clip_surgery, feature_surgery
 from ovseg.methods.proxyclip import proxyclip
 from ovseg.scorer import Scorer
-from ovseg.structures import PatchFeatures
+from ovseg.structures import PatchFeatures, TextBank
 from ovseg.windows import resize_image, resized_hw
 
 PUBLISHED = PositionRule(as_published=True)
@@ -289,6 +290,22 @@ def test_golden_clip_dinoiser(case: Case) -> None:
     close(class_scores(backed, size_hw), case["slide_probs_bkg"], atol=PROBABILITIES)
 
 
+@pytest.mark.parametrize("case", cases("clip_surgery"))
+def test_golden_clip_surgery(case: Case) -> None:
+    encoder = case.clip_encoder(quick_gelu=True, rounded_statistics=False)
+    scorer = clip_surgery(encoder, short_side=None)
+    image = case["input"] * encoder.std + encoder.mean
+    with torch.no_grad():
+        features = scorer.features(image)
+    tokens = torch.cat([features.prefix, features.grid.flatten(2).mT], dim=1)
+    close(tokens, case["tokens_proj"], atol=FEATURES)
+    unit = torch.nn.functional.normalize(tokens, dim=-1)
+    ours = feature_surgery(unit, unit[:, 0], case["text"])
+    close(ours, case["similarity_surgery"], atol=FEATURES)
+    bank = TextBank(case["text"], torch.arange(len(case["text"])), tuple(map(str, range(len(case["text"])))))
+    close(scorer(image, bank).cosine.flatten(2).mT, case["similarity_surgery"][:, 1:], atol=FEATURES)
+
+
 def test_golden_cases_are_there() -> None:
-    for method in ("sclip", "clearclip", "naclip", "maskclip_dinoiser", "proxyclip", "clip_dinoiser"):
+    for method in ("sclip", "clearclip", "naclip", "maskclip_dinoiser", "proxyclip", "clip_dinoiser", "clip_surgery"):
         assert cases(method), f"no golden case of {method}"

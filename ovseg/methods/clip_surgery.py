@@ -1,0 +1,111 @@
+"""CLIP Surgery: a second path through the last blocks, of value-value attention alone; redundant text removed.
+
+The original path goes on unchanged. The new one starts from its stream at the first dual block and is updated
+by attention only, `n <- n + proj(softmax(v v^T / sqrt(d)) v)` with `v` of the original path; its patch tokens
+are the features. Scores are cosines, weighted by how much the image's class token likes the class, minus what
+all classes share.
+
+Source: Li et al., arXiv 2304.05653, sections 3.2 and 3.3; github.com/xmed-lab/CLIP_Surgery at d4696d47.
+Deviations: position embeddings are resampled without overwriting the parameter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ovseg.encoders.clip import ClipEncoder
+from ovseg.encoders.positions import PositionRule
+from ovseg.errors import ConfigError
+from ovseg.score_map import ScoreMap
+from ovseg.scorer import Scorer
+from ovseg.structures import DenseFeatures, PatchFeatures, TextBank
+from ovseg.windows import WindowPlan, whole_patches
+
+
+def feature_surgery(
+    patches: Float[Tensor, "B N D"], image: Float[Tensor, "B D"], text: Float[Tensor, "Q D"]
+) -> Float[Tensor, "B N Q"]:
+    """Cosines without what all classes have in common.
+
+    `s_iq = w_q (f_i . t_q) - mean_q' w_q' (f_i . t_q')` with `w = softmax_q(2 g . t_q)`, divided by its mean.
+
+    Args:
+        patches: f, unit length.
+        image: g, the class token, unit length.
+        text: t, unit length.
+    """
+    weights = (2 * image @ text.T).softmax(dim=-1)
+    weights = weights / weights.mean(dim=-1, keepdim=True)
+    scores = weights[:, None] * (patches @ text.T)
+    return scores - scores.mean(dim=-1, keepdim=True)
+
+
+class SurgeryScorer(Scorer):
+    """Two paths through the last blocks, and feature surgery.
+
+    Args:
+        encoder: the image tower.
+        dual_blocks: how many of the last blocks have the second path.
+        options: of `Scorer`.
+    """
+
+    def __init__(self, encoder: ClipEncoder, *, dual_blocks: int, **options) -> None:
+        super().__init__(encoder, **options)
+        self.dual_blocks = dual_blocks
+
+    def features(self, image: Float[Tensor, "B 3 H W"]) -> PatchFeatures:
+        """Patch tokens of the new path, class token of the original one."""
+        tower = self.encoder.tower
+        pixels = whole_patches(image, self.encoder.patch_hw)
+        tokens, hw = self.encoder.embed(pixels, self.positions)
+        plain, dual = tower.blocks[: -self.dual_blocks], tower.blocks[-self.dual_blocks :]
+        for block in plain:
+            tokens = block(tokens)
+        new = tokens
+        for block in dual:
+            value = block.split(tokens)[2]
+            new = new + block.project(F.scaled_dot_product_attention(value, value, value))
+            tokens = block(tokens)
+        both = torch.cat([tokens[:, : tower.num_prefix], new[:, tower.num_prefix :]], dim=1)
+        both = tower.finish(both)
+        prefix, patches = both[:, : tower.num_prefix], both[:, tower.num_prefix :]
+        return PatchFeatures(patches.mT.unflatten(-1, hw), prefix, (pixels.shape[-2], pixels.shape[-1]))
+
+    def score(self, features: DenseFeatures, bank: TextBank) -> ScoreMap:
+        """A score map of surgery scores instead of cosines."""
+        plain = super().score(features, bank)
+        if features.image is None:
+            raise ConfigError("feature surgery needs a class token, and this tower has none: use a CLIP ViT")
+        grid = features.grid.flatten(2).mT
+        scores = feature_surgery(grid, features.image, plain.bank.embeddings)
+        return replace(plain, cosine=scores.mT.unflatten(-1, plain.cosine.shape[-2:]))
+
+
+def clip_surgery(
+    encoder: ClipEncoder,
+    *,
+    short_side: int | None = 512,
+    dual_blocks: int = 6,
+    temperature: float = 100.0,
+) -> Scorer:
+    """CLIP Surgery on the whole image.
+
+    Args:
+        encoder: the image tower.
+        short_side: resize to this first; None keeps the image's size.
+        dual_blocks: how many of the last blocks have the second path.
+        temperature: logit scale.
+    """
+    return SurgeryScorer(
+        encoder,
+        dual_blocks=dual_blocks,
+        windows=WindowPlan(),
+        positions=PositionRule("bilinear"),
+        short_side=short_side,
+        temperature=temperature,
+    )
