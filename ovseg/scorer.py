@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.correlation = correlation
-        self.guide = guide
+        self.guide: Any = guide
         self.residual = residual
         self.windows = windows or WindowPlan()
         self.positions = positions or PositionRule()
@@ -91,7 +91,9 @@ class Scorer(nn.Module):
         block = self.encoder.open(whole_patches(image, self.encoder.patch_hw), positions=self.positions)
         guide = None if self.guide is None else self.guide(whole_patches(image, self.guide.patch_hw))
         affinity = self.correlation(block, guide)
-        hw, num_prefix = (block.hw, block.num_prefix) if affinity is None else (affinity.hw, affinity.num_prefix)
+        hw, num_prefix = (
+            (block.hw, block.num_prefix) if affinity is None else (affinity.hw, affinity.num_prefix)
+        )
         return self.encoder.close(
             block.v if affinity is None else affinity.mix(block.values_on(hw, num_prefix)),
             hw=hw,
@@ -118,7 +120,9 @@ class Scorer(nn.Module):
         cells_hw = (grids.shape[-2], grids.shape[-1])
         resampling = windows.resampling(image_hw, cells_hw, output_hw or image_hw).to(grids.device)
         objectness = [part.objectness for part in parts if part.objectness is not None]
-        class_tokens = torch.cat([part.prefix[:, :1] for part in parts]).float().unflatten(0, (len(image), -1))
+        class_tokens = (
+            torch.cat([part.prefix[:, :1] for part in parts]).float().unflatten(0, (len(image), -1))
+        )
         return DenseFeatures(
             windows.join(F.normalize(grids.float(), dim=1)),
             resampling,

@@ -203,7 +203,8 @@ class Windows:
 
 def whole_patches(image: Float[Tensor, "B 3 H W"], patch_hw: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:
     """The image without the remainder at right and bottom that fills no patch, as a strided convolution."""
-    return image[..., : image.shape[-2] // patch_hw[0] * patch_hw[0], : image.shape[-1] // patch_hw[1] * patch_hw[1]]
+    height, width = (side // patch * patch for side, patch in zip(image.shape[-2:], patch_hw, strict=True))
+    return image[..., :height, :width]
 
 
 def check_divisible(image_hw: tuple[int, int], patch_hw: tuple[int, int]) -> None:

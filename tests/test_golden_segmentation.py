@@ -205,7 +205,9 @@ def test_golden_proxyclip(case: Case) -> None:
 
     whole_window = build(crop=None)(window, bank)
     close(query_cosines(whole_window, (112, 112)), case["win0_query_logits"], atol=FEATURES)
-    slide = build(crop=settings["slide_crop"], stride=settings["slide_stride"], max_batch=1)(case.rgb, bank, size_hw)
+    slide = build(crop=settings["slide_crop"], stride=settings["slide_stride"], max_batch=1)(
+        case.rgb, bank, size_hw
+    )
     close(query_cosines(slide, size_hw), case["slide_query_logits"], atol=FEATURES)
     close(class_scores(slide, size_hw)[:, ::3, ::3], case["slide_probs_s3"], atol=PROBABILITIES)
     head = SegmentationHead(threshold=settings["prob_thd"])
@@ -307,5 +309,13 @@ def test_golden_clip_surgery(case: Case) -> None:
 
 
 def test_golden_cases_are_there() -> None:
-    for method in ("sclip", "clearclip", "naclip", "maskclip_dinoiser", "proxyclip", "clip_dinoiser", "clip_surgery"):
+    for method in (
+        "sclip",
+        "clearclip",
+        "naclip",
+        "maskclip_dinoiser",
+        "proxyclip",
+        "clip_dinoiser",
+        "clip_surgery",
+    ):
         assert cases(method), f"no golden case of {method}"

@@ -1,7 +1,7 @@
 """Affinities from a guide's features: what looks alike to DINO shares its meaning.
 
-`A = softmax(sharpness * (S - shift * mean S))` over the pairs where the argument is not negative, with `S` the
-cosine of the guide's patch features.
+`A = softmax(sharpness * (S - shift * mean S))` over the pairs where the argument is not negative, with `S`
+the cosine of the guide's patch features.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class ProxyCorrelation(nn.Module):
             ConfigError: there is no guide.
         """
         if guide is None:
-            raise ConfigError("proxy attention needs a guide encoder (DINO, DINOv2 or SAM): give the method one")
+            raise ConfigError(
+                "proxy attention needs a guide encoder (DINO, DINOv2 or SAM): give the method one"
+            )
         features = F.normalize(guide.grid.float().flatten(2), dim=1)
         similarity = features.mT @ features
         matrix = shifted_softmax(

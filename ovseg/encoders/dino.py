@@ -18,7 +18,7 @@ from ovseg.windows import check_divisible
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-#: What a guide's feature is: final tokens after the last norm, or a projection of one block, heads concatenated.
+#: A guide's feature: final tokens after the last norm, or one block's projection, heads concatenated.
 FeatureKind = Literal["tokens", "q", "k", "v"]
 
 
@@ -38,6 +38,9 @@ class DinoEncoder(nn.Module):
         ConfigError: no such kind or layer.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         trunk: nn.Module,
@@ -56,8 +59,8 @@ class DinoEncoder(nn.Module):
             raise ConfigError(f"kind must be 'tokens', 'q', 'k' or 'v', got '{kind}'")
         if not -depth <= layer < depth or (kind == "tokens" and layer % depth != depth - 1):
             raise ConfigError(
-                f"layer must name one of {depth} blocks (negative from the end), and the last one for 'tokens', "
-                f"got {layer}"
+                f"layer must name one of {depth} blocks (negative from the end), and the last one for "
+                f"'tokens', got {layer}"
             )
         self.trunk = trunk
         self.kind: FeatureKind = kind

@@ -182,6 +182,7 @@ class TimmTrunk:
         self.blocks: list[Block] = [_TimmBlock(block) for block in trunk.blocks]
 
     def embed(self, pixels: Tensor, positions: PositionRule) -> tuple[Tensor, tuple[int, int]]:
+        """See `Tower`."""
         trunk = self.trunk
         grid = trunk.patch_embed.proj(pixels)
         hw = (grid.shape[-2], grid.shape[-1])
@@ -200,6 +201,7 @@ class TimmTrunk:
         return trunk.norm_pre(tokens), hw
 
     def finish(self, tokens: Tensor) -> Tensor:
+        """The final norm; a guide has no shared space to project into."""
         return self.trunk.norm(tokens)
 
 

@@ -35,7 +35,9 @@ class DinoiserConvolutions(nn.Module):
         self.obj_proj = nn.Conv2d(width, hidden, 3, padding=1, padding_mode="replicate")
         self.bkg_decoder = nn.Conv2d(width, 1, 1)
 
-    def forward(self, inner: Float[Tensor, "B C h w"]) -> tuple[Float[Tensor, "B N N"], Float[Tensor, "B 1 h w"]]:
+    def forward(
+        self, inner: Float[Tensor, "B C h w"]
+    ) -> tuple[Float[Tensor, "B N N"], Float[Tensor, "B 1 h w"]]:
         """Correlations in [-1, 1] and objectness logits."""
         return cosine_correlation(self.obj_proj(inner)), self.bkg_decoder(F.normalize(inner, dim=1))
 
@@ -52,7 +54,13 @@ class DinoiserScorer(Scorer):
     """
 
     def __init__(
-        self, encoder: ClipEncoder, convolutions: DinoiserConvolutions, *, threshold: float, tap: int, **options
+        self,
+        encoder: ClipEncoder,
+        convolutions: DinoiserConvolutions,
+        *,
+        threshold: float,
+        tap: int,
+        **options,
     ) -> None:
         super().__init__(encoder, **options)
         self.convolutions = convolutions
@@ -64,7 +72,11 @@ class DinoiserScorer(Scorer):
         pixels = whole_patches(image, self.encoder.patch_hw)
         block = self.encoder.open(pixels, positions=self.positions, ffn_taps=[self.tap])
         dense = self.encoder.close(
-            block.v, hw=block.hw, num_prefix=block.num_prefix, image_hw=block.image_hw, residual=block.residual
+            block.v,
+            hw=block.hw,
+            num_prefix=block.num_prefix,
+            image_hw=block.image_hw,
+            residual=block.residual,
         )
         inner = block.ffn_taps[self.tap][:, block.num_prefix :].mT.unflatten(-1, block.hw)
         correlation, objectness = self.convolutions(inner)

@@ -1,4 +1,4 @@
-"""CLIP Surgery: a second path through the last blocks, of value-value attention alone; redundant text removed.
+"""CLIP Surgery: a second path through the last blocks, of value-value attention alone, and feature surgery.
 
 The original path goes on unchanged. The new one starts from its stream at the first dual block and is updated
 by attention only, `n <- n + proj(softmax(v v^T / sqrt(d)) v)` with `v` of the original path; its patch tokens

@@ -70,7 +70,7 @@ def test_it_learns_resumes_exactly_and_exports(
     through, broken = tmp_path / "through", tmp_path / "broken"
     assert tool.main([str(config), "--work-dir", str(through)]) == 0
     assert tool.main([str(config), "--work-dir", str(broken), "--stop-after", "11"]) == 0
-    assert tool.main([str(config), "--work-dir", str(broken)]) == 2  # a run is there, and nobody said --resume
+    assert tool.main([str(config), "--work-dir", str(broken)]) == 2  # a run is there: --resume must be said
     assert tool.main([str(config), "--work-dir", str(broken), "--resume"]) == 0
 
     whole, resumed = log(through), log(broken)
@@ -93,7 +93,7 @@ def test_it_learns_resumes_exactly_and_exports(
 def test_unknown_keys_and_missing_runs_are_named(
     tool: ModuleType, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match="no 'stages.0.step'"):
+    with pytest.raises(SystemExit, match=r"no 'stages\.0\.step'"):
         tool.main([str(config), "--work-dir", str(tmp_path / "run"), "--set", "stages.0.step=3"])
     assert tool.main([str(config), "--work-dir", str(tmp_path / "none"), "--export", "x"]) == 2
     assert "no checkpoint" in capsys.readouterr().err
