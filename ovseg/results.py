@@ -19,7 +19,7 @@ class Segmentation:
         background: indices of background classes.
         colors: RGB 0-255 by class where the vocabulary says so, else None.
         void: the label of "none of these": 255 up to 255 classes, else 65535.
-        scores: `(K, h, w)` class probabilities on the patch grid when they were asked for.
+        scores: `(K, h, w)` class probabilities when they were asked for: the same picture, an eighth as wide.
     """
 
     labels: Integer[np.ndarray, "H W"]

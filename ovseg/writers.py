@@ -76,7 +76,7 @@ def write_labels(stream: BinaryStream, result: Segmentation, *, scheme: Scheme =
 
 
 def write_scores(stream: BinaryStream, result: Segmentation) -> None:
-    """Class probabilities on the patch grid, compressed: `scores` (K, h, w) float16, `names`, `image_hw`."""
+    """Class probabilities, small and compressed: `scores` (K, h, w) float16, `names`, `image_hw`."""
     assert result.scores is not None, "the tool asks the inferencer to keep scores"
     np.savez_compressed(
         stream,

@@ -6,12 +6,27 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ovseg.errors import ConfigError
 from ovseg.results import Segmentation, void_label
 from ovseg.score_map import ScoreMap
+
+#: Kept scores have a cell for so many pixels a side, half a ViT-B/16 patch.
+SCORE_STRIDE = 8
+
+
+def score_picture(
+    score_map: ScoreMap, index: int, size_hw: tuple[int, int] | None = None
+) -> Float[np.ndarray, "K h w"]:
+    """One image's class probabilities, small: a cell for `SCORE_STRIDE` pixels a side, rounded up."""
+    height, width = size_hw or score_map.image_hw
+    small_hw = (-(-height // SCORE_STRIDE), -(-width // SCORE_STRIDE))
+    picture = np.empty((len(score_map.bank.names), *small_hw), np.float32)
+    for ys, xs, piece in score_map.tiles(index, small_hw):
+        picture[:, ys, xs] = piece.cpu().numpy()
+    return picture
 
 
 class SegmentationHead(nn.Module):
@@ -22,7 +37,7 @@ class SegmentationHead(nn.Module):
             has a background class, else void. A class's own threshold in the vocabulary comes first.
         area_threshold: foreground classes that hold at most this share of an image's foreground pixels are
             dropped and their pixels decided again (SCLIP's area filter). 0 switches it off.
-        keep_scores: keep class probabilities on the patch grid with the result.
+        keep_scores: keep class probabilities with the result, as a picture of `1 / SCORE_STRIDE` of its size.
     """
 
     def __init__(
@@ -61,7 +76,6 @@ class SegmentationHead(nn.Module):
         own = bank.thresholds or (None,) * len(bank.names)
         limits = confidence.new_tensor([self.threshold if each is None else each for each in own])
         labels = torch.where(confidence < limits[labels], fallback, labels)
-        scores = score_map.probabilities.cpu().numpy() if self.keep_scores else None
         dtype = np.uint8 if void == 255 else np.uint16
         return [
             Segmentation(
@@ -71,7 +85,7 @@ class SegmentationHead(nn.Module):
                 background=bank.background,
                 colors=None if colors is None else tuple(colors),
                 void=void,
-                scores=None if scores is None else scores[index],
+                scores=score_picture(score_map, index, size_hw) if self.keep_scores else None,
             )
             for index in range(len(score_map))
         ]

@@ -12,6 +12,7 @@ from ovseg.heads import SegmentationHead
 from ovseg.resampling import Resampling
 from ovseg.score_map import ScoreMap
 from ovseg.structures import TextBank
+from ovseg.windows import WindowPlan
 
 
 def score_map(bank: TextBank, batch: int = 2) -> ScoreMap:
@@ -97,8 +98,30 @@ def test_scores_and_colors_are_kept_when_asked_for() -> None:
     colors = ((1, 2, 3), None, None, None)
     result = SegmentationHead(keep_scores=True)(m, colors=colors)[1]
     assert result.colors == colors
-    np.testing.assert_allclose(result.scores, m.probabilities[1].numpy())
+    assert result.scores.shape == (4, 4, 6)  # 29 x 47 pixels, an eighth, rounded up
+    full = torch.empty(4, 29, 47)
+    for ys, xs, piece in m.tiles(1, (29, 47)):
+        full[:, ys, xs] = piece
+    np.testing.assert_allclose(result.scores[:, 2, 3], full[:, 18, 27], atol=0.1)
     assert SegmentationHead()(m)[0].scores is None
+
+
+def test_scores_of_windows_are_a_picture_and_no_mosaic() -> None:
+    """Windows side by side in the mosaic must not show: a class that owns the left half owns it in `scores`."""
+    bank = random_bank((1, 1))
+    windows = WindowPlan(64, 32).windows((64, 160), (16, 16))
+    left = torch.linspace(0, 1, 160) < 0.5
+    grids = torch.stack(
+        [
+            torch.stack([half, ~half]).float()[:, None].expand(2, 4, 4)
+            for half in left.unfold(0, 64, 32)[:, 8::16]
+        ]
+    )
+    m = ScoreMap(windows.join(grids), bank, 20.0, windows.resampling((64, 160), (4, 4), (64, 160)))
+    scores = SegmentationHead(keep_scores=True)(m)[0].scores
+    assert scores.shape == (2, 8, 20)
+    assert (scores[0, :, :9] > 0.5).all()
+    assert (scores[0, :, 11:] < 0.5).all()
 
 
 def test_mask_of_unknown_class() -> None:
