@@ -107,7 +107,7 @@ def test_scores_and_colors_are_kept_when_asked_for() -> None:
 
 
 def test_scores_of_windows_are_a_picture_and_no_mosaic() -> None:
-    """Windows side by side in the mosaic must not show: a class that owns the left half owns it in `scores`."""
+    """A class that owns the left half owns it in `scores`, though windows lie side by side in the mosaic."""
     bank = random_bank((1, 1))
     windows = WindowPlan(64, 32).windows((64, 160), (16, 16))
     left = torch.linspace(0, 1, 160) < 0.5
