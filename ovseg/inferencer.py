@@ -173,7 +173,8 @@ class Inferencer:
         key = (vocabulary.fingerprint(), templates if isinstance(templates, str) else tuple(templates))
         if key not in self._banks:
             self._banks.clear()
-            self._banks[key] = self.text_encoder.bank(vocabulary, templates, cache_dir=self.text_cache)
+            bank = self.text_encoder.bank(vocabulary, templates, cache_dir=self.text_cache)
+            self._banks[key] = bank.to(self.scorer.device, torch.float32)
         return vocabulary, self._banks[key]
 
     def __call__(

@@ -111,7 +111,9 @@ class ScoreMap:
         if not self.spreads:
             return self.resampling.then(size_hw).apply(maps)
         spread = self.spreads[index](self.resampling.apply(maps))
-        return Resampling.bilinear(self.image_hw, self.image_hw).to(maps.device).then(size_hw).apply(spread)
+        if size_hw == self.image_hw:  # else a dense product with two identity matrices, for nothing
+            return spread
+        return Resampling.bilinear(self.image_hw, size_hw).to(maps.device).apply(spread)
 
     def tiles(
         self, index: int, size_hw: tuple[int, int]
@@ -175,27 +177,33 @@ class ScoreMap:
             grid, owner = self._grid_probabilities(index), torch.arange(len(barred), device=barred.device)
         else:
             grid, owner = self.logits[index], self.bank.class_of_query
+        classes_compete = self.softmax_at == "pixel" and self.softmax_over == "class"
         if self.spreads:
             running = _RunningBest(barred, softmax=self.softmax_at == "pixel")
-            for maps, owners in self._parts(grid, owner, size_hw):
+            for maps, owners in self._parts(grid, owner, size_hw, whole_classes=classes_compete):
                 picture = self.pictures(index, maps, size_hw)
-                by_class = self.softmax_over == "class"
-                running.add(*((picture.amax(0, keepdim=True), owners[:1]) if by_class else (picture, owners)))
+                if classes_compete:
+                    picture, owners = picture.amax(dim=0, keepdim=True), owners[:1]
+                running.add(picture, owners)
             yield slice(None), slice(None), *running.result()
             return
+        if classes_compete:
+            owner = torch.arange(len(barred), device=grid.device)
         for ys, xs, piece in self.resampling.then(size_hw).tiles(grid):
             running = _RunningBest(barred, softmax=self.softmax_at == "pixel")
-            if self.softmax_at == "patch" or self.softmax_over == "query":
-                running.add(piece, owner)
-            else:
-                running.add(self.per_class(piece), torch.arange(len(barred), device=grid.device))
+            running.add(self.per_class(piece) if classes_compete else piece, owner)
             yield ys, xs, *running.result()
 
     def _parts(
-        self, grid: Float[Tensor, "M h w"], owner: Int[Tensor, " M"], size_hw: tuple[int, int]
+        self,
+        grid: Float[Tensor, "M h w"],
+        owner: Int[Tensor, " M"],
+        size_hw: tuple[int, int],
+        *,
+        whole_classes: bool,
     ) -> Iterator[tuple[Float[Tensor, "m h w"], Int[Tensor, " m"]]]:
-        """A few maps at a time; those of one class together where classes compete."""
-        if self.softmax_at == "pixel" and self.softmax_over == "class":
+        """A few maps at a time, or those of one class together."""
+        if whole_classes:
             for queries in self.bank.queries_of_class:
                 yield grid[queries], owner[queries]
         else:

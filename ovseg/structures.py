@@ -179,7 +179,10 @@ class TextBank:
         return tuple((self.class_of_query == k).nonzero()[:, 0] for k in range(len(self.names)))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TextBank:
-        """A copy on another device, with embeddings in another dtype."""
+        """On another device, with embeddings in another dtype; itself where nothing changes."""
+        same_dtype = dtype in (None, self.embeddings.dtype)
+        if self.embeddings.device == torch.device(device) and same_dtype:
+            return self
         return replace(
             self,
             embeddings=self.embeddings.to(device=device, dtype=dtype),

@@ -85,11 +85,7 @@ class WindowPlan:
             raise ConfigError(f"max_batch must be at least 1, got {self.max_batch}")
 
     def windows(self, image_hw: tuple[int, int], patch_hw: tuple[int, int]) -> Windows:
-        """The windows of an image of this size.
-
-        Raises:
-            ShapeError: the image is smaller than one patch and `fit="floor"` cannot keep any of it.
-        """
+        """The windows of an image of this size; one thinner than a patch is padded to a patch."""
         multiple_hw = (self.multiple, self.multiple) if self.multiple else patch_hw
         axes = [
             _Axis.cut(length, self.crop, self.stride, multiple, patch, self.fit)

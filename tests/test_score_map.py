@@ -88,7 +88,15 @@ class TestScoreMap:
         assert torch.equal(m.select(1).labels()[0][0], m.labels()[0][1])
         assert len(m.select(1)) == 1
 
-    @pytest.mark.parametrize("options", [{}, {"softmax_over": "class"}, {"softmax_at": "patch"}])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"softmax_over": "class"},
+            {"softmax_at": "patch"},
+            {"softmax_at": "patch", "softmax_over": "class"},
+        ],
+    )
     @pytest.mark.parametrize("spread", [False, True])
     def test_labels_are_the_first_of_topk(
         self, spread: bool, options: dict, monkeypatch: pytest.MonkeyPatch
