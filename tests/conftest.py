@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from run_helpers import save
 from support import random_bank, tiny_clip, tiny_encoder
 
 from ovseg.encoders.clip import ClipEncoder
@@ -35,3 +37,13 @@ def bank() -> TextBank:
 def tiny_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every encoder name gives the random two-tower CLIP."""
     monkeypatch.setattr("ovseg.inferencer.load_clip", lambda *args, **options: tiny_clip())
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six images of two sizes in two folders."""
+    for number in range(4):
+        save(tmp_path / "photos" / f"im{number}.png", number)
+    save(tmp_path / "photos/sub/a b 猫.jpg", 4, (24, 18))
+    save(tmp_path / "photos/sub/-dash.webp", 5, (24, 18))
+    return tmp_path / "photos"

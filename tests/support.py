@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import open_clip
@@ -75,3 +77,13 @@ def tiny_clip() -> LoadedClip:
         notice="a random model for tests",
         weights_file=Path("tiny.safetensors"),
     )
+
+
+def load_tool(path: Path) -> ModuleType:
+    """A script of `tools/` as a module."""
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_tool", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -17,16 +17,6 @@ from ovseg.inputs import find_images
 from ovseg.run_folder import RunFolder, atomic, differences
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Six images of two sizes in two folders."""
-    for number in range(4):
-        save(tmp_path / "photos" / f"im{number}.png", number)
-    save(tmp_path / "photos/sub/a b 猫.jpg", 4, (24, 18))
-    save(tmp_path / "photos/sub/-dash.webp", 5, (24, 18))
-    return tmp_path / "photos"
-
-
 def test_second_run_does_what_is_left(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     go(photos, out)

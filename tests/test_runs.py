@@ -25,16 +25,6 @@ from ovseg.runs import Outcome, Writer, class_statistics, read_ahead, run
 from ovseg.writers import build_writers, class_table, read_labels
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Six images of two sizes in two folders."""
-    for number in range(4):
-        save(tmp_path / "photos" / f"im{number}.png", number)
-    save(tmp_path / "photos/sub/a b 猫.jpg", 4, (24, 18))
-    save(tmp_path / "photos/sub/-dash.webp", 5, (24, 18))
-    return tmp_path / "photos"
-
-
 def test_outputs_are_named_after_the_input(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     summary = go(photos, out, formats=("labels", "overlay", "scores"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import subprocess
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from run_helpers import FakeSegmenter
+from support import load_tool
 
 from ovseg import console
 from ovseg.inputs import ImageFile
@@ -28,11 +28,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "infer.py"
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The tool as a module, with a fake model: `tool.made` lists those that were built."""
-    spec = importlib.util.spec_from_file_location("infer_tool", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool(TOOL)
     module.made = []
 
     def build(arguments: Any, options: dict, *, keep_scores: bool) -> FakeSegmenter:
@@ -124,11 +120,7 @@ def test_usage_errors(
 
 def test_unknown_method_is_a_usage_error(photos: Path, tmp_path: Path) -> None:
     """With the real inferencer: the message names the methods and no weights are looked for."""
-    spec = importlib.util.spec_from_file_location("infer_tool", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool(TOOL)
     stderr = io.StringIO()
     old, sys.stderr = sys.stderr, stderr
     try:

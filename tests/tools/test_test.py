@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from mm.conftest import CONFIGS, _quick_and_forgetful_mmengine, tiny_clip  # noqa: F401  # fixtures
 from mm.layouts import LAYOUTS
+from support import load_tool
 
 from ovseg.inferencer import Inferencer
 from ovseg.mm import load_config
@@ -27,12 +27,7 @@ NONE = ["--cfg-options", "model.templates=none"]
 
 @pytest.fixture
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("test_tool", ROOT / "tools" / "test.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(ROOT / "tools" / "test.py")
 
 
 @pytest.mark.usefixtures("tiny_clip")

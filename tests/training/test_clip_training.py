@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
+from support import load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -27,12 +27,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_bundled_clip", ROOT / "tools/train_bundled_clip.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(ROOT / "tools" / "train_bundled_clip.py")
 
 
 @pytest.fixture
