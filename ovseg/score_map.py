@@ -5,7 +5,7 @@ Axis letters as in `ovseg.structures`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,11 +13,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ovseg.errors import ShapeError
 from ovseg.resampling import Resampling, tile_elements
 from ovseg.structures import TextBank
 
 #: Mixes the pixels of maps `(Q, H, W)`, each map alone, keeping the size (PAMR).
 Spread = Callable[[Tensor], Tensor]
+#: Corrects decided labels: `(score map of that one image, labels (H, W), confidence (H, W))` to new labels,
+#: new confidence. Heads apply it after their thresholds (SAM masks, region voting).
+Revision = Callable[["ScoreMap", Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class ScoreMap:
         objectness: logits `(B, 1, h, w)` of "something is here", with `softmax_at="patch"`: where it says no
             and no class is surer than `sure`, the first background class takes the patch (CLIP-DINOiser).
         sure: see `objectness`.
+        revisions: for each image, in order, what corrects the labels that a head has decided; or none.
     """
 
     cosine: Float[Tensor, "B Q h w"]
@@ -48,6 +53,7 @@ class ScoreMap:
     spreads: tuple[Spread, ...] = ()
     objectness: Float[Tensor, "B 1 h w"] | None = None
     sure: float = 0.99
+    revisions: tuple[tuple[Revision, ...], ...] = ()
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -61,7 +67,23 @@ class ScoreMap:
         """The map of one image of the batch."""
         one = slice(index, index + 1)
         objectness = None if self.objectness is None else self.objectness[one]
-        return replace(self, cosine=self.cosine[one], spreads=self.spreads[one], objectness=objectness)
+        return replace(
+            self,
+            cosine=self.cosine[one],
+            spreads=self.spreads[one],
+            objectness=objectness,
+            revisions=self.revisions[one],
+        )
+
+    def revised(self, revisions: Sequence[Revision]) -> ScoreMap:
+        """With one more revision for each image."""
+        if len(revisions) != len(self):
+            raise ShapeError(
+                f"a score map of {len(self)} images takes as many revisions, got {len(revisions)}"
+            )
+        so_far = self.revisions or ((),) * len(self)
+        chains = tuple((*chain, last) for chain, last in zip(so_far, revisions, strict=True))
+        return replace(self, revisions=chains)
 
     @property
     def logits(self) -> Float[Tensor, "B Q h w"]:
@@ -134,6 +156,50 @@ class ScoreMap:
             return
         for ys, xs, piece in self.resampling.then(size_hw).tiles(grid):
             yield ys, xs, piece if patch else self.class_probabilities(piece)
+
+    def class_pictures(
+        self, index: int, size_hw: tuple[int, int] | None = None
+    ) -> Iterator[tuple[Int[Tensor, " k"], Float[Tensor, "k H W"]]]:
+        """One image's class probabilities as whole pictures, a few classes at a time, in order.
+
+        Args:
+            index: which image of the batch.
+            size_hw: size of the pictures, by default `image_hw`.
+        """
+        size_hw = size_hw or self.image_hw
+        classes = torch.arange(len(self.bank.names), device=self.cosine.device)
+        at_once = max(4 * tile_elements(self.cosine.device) // (size_hw[0] * size_hw[1]), 1)
+        if self.softmax_at == "patch":
+            grid = self._grid_probabilities(index)
+            for part in classes.split(at_once):
+                yield part, self.pictures(index, grid[part], size_hw)
+            return
+        logits = self.logits[index]
+        over_class = self.softmax_over == "class"
+        total = self.cosine.new_full(size_hw, -torch.inf, dtype=torch.float32)
+        for part in classes.split(at_once):
+            total = torch.logaddexp(
+                total, self._class_logits(index, logits, part, size_hw, over_class).logsumexp(dim=0)
+            )
+        for part in classes.split(at_once):
+            best = self._class_logits(index, logits, part, size_hw, True)
+            yield part, (best - total).exp_()
+
+    def _class_logits(
+        self,
+        index: int,
+        logits: Float[Tensor, "Q h w"],
+        classes: Int[Tensor, " k"],
+        size_hw: tuple[int, int],
+        best: bool,
+    ) -> Float[Tensor, "m H W"]:
+        """Logit pictures of some classes: the best of each, or those of all their queries."""
+        queries = [self.bank.queries_of_class[k] for k in classes.tolist()]
+        picture = self.pictures(index, logits[torch.cat(queries)], size_hw)
+        if not best or len(picture) == len(classes):
+            return picture
+        sizes = [len(each) for each in queries]
+        return torch.stack([part.amax(dim=0) for part in picture.split(sizes)])
 
     def topk(
         self, k: int, size_hw: tuple[int, int] | None = None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ovseg.correlation import Correlation
@@ -16,8 +16,8 @@ from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.positions import PositionRule
 from ovseg.errors import ShapeError
 from ovseg.score_map import ScoreMap
-from ovseg.structures import DenseFeatures, PatchFeatures, TextBank
-from ovseg.windows import WindowPlan, resize_image, resized_hw, whole_patches
+from ovseg.structures import DenseFeatures, PatchFeatures, Pictures, TextBank
+from ovseg.windows import WindowPlan, Windows, resize_image, resized_hw, whole_patches
 
 
 class Scorer(nn.Module):
@@ -35,7 +35,7 @@ class Scorer(nn.Module):
         softmax_over: see `ScoreMap`.
         sure: see `ScoreMap`.
         guide: an encoder that the correlation asks which patches belong together (DINO, SAM).
-        refine: steps `(score_map, image) -> score_map` that follow, such as PAMR.
+        refine: steps `(score_map, features) -> score_map` that follow, such as PAMR.
     """
 
     def __init__(
@@ -73,16 +73,26 @@ class Scorer(nn.Module):
         """Where the parameters are."""
         return self.encoder.mean.device
 
-    def prepare(self, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[Tensor, "B 3 h w"]:
-        """Images of one size, resized as the method wants, RGB in [0, 1] on the encoder's device."""
+    def prepare(
+        self,
+        images: Sequence[UInt8[np.ndarray, "H W 3"]],
+        regions: Sequence[Int[np.ndarray, "H W"]] = (),
+    ) -> Pictures:
+        """Images of one size, resized as the method wants, on the encoder's device.
+
+        Args:
+            images: RGB.
+            regions: region ids of each image at its own size, for methods that take some.
+        """
         sizes = {image.shape for image in images}
         if len(sizes) != 1:
             raise ShapeError(f"a batch needs images of one size, got {sorted(sizes)}: group them by size")
+        resized = list(images)
         if self.short_side is not None:
             size_hw = resized_hw(images[0].shape[:2], self.short_side)
-            images = [resize_image(image, size_hw) for image in images]
-        batch = torch.from_numpy(np.stack(images)).to(self.device)
-        return batch.permute(0, 3, 1, 2).float() / 255
+            resized = [resize_image(image, size_hw) for image in images]
+        batch = torch.from_numpy(np.stack(resized)).to(self.device)
+        return Pictures(batch.permute(0, 3, 1, 2).float() / 255, tuple(images), tuple(regions))
 
     def features(self, image: Float[Tensor, "B 3 H W"]) -> PatchFeatures:
         """Patch features of one window each, in the shared image-text space, not normalised."""
@@ -103,31 +113,48 @@ class Scorer(nn.Module):
         )
 
     @torch.no_grad()
-    def encode(
-        self, image: Float[Tensor, "B 3 H W"], output_hw: tuple[int, int] | None = None
-    ) -> DenseFeatures:
+    def encode(self, pictures: Pictures, output_hw: tuple[int, int] | None = None) -> DenseFeatures:
         """Everything that does not depend on the words.
 
         Args:
-            image: RGB in [0, 1], already resized (`prepare` does it).
-            output_hw: size of the picture that score maps lead to, by default the image's own.
+            pictures: images, already resized (`prepare` does it).
+            output_hw: size of the picture that score maps lead to, by default that of the resized image.
         """
-        image_hw = (image.shape[-2], image.shape[-1])
-        windows = self.windows.windows(image_hw, self.encoder.patch_hw)
+        image = pictures.image
+        windows = self.windows.windows((image.shape[-2], image.shape[-1]), self.encoder.patch_hw)
         pieces = windows.cut(image, self.encoder.mean)
         parts = [self.features(part) for part in pieces.split(self.windows.max_batch)]
+        return self.assemble(pictures, windows, parts, output_hw)
+
+    @staticmethod
+    def assemble(
+        pictures: Pictures,
+        windows: Windows,
+        parts: Sequence[PatchFeatures],
+        output_hw: tuple[int, int] | None = None,
+    ) -> DenseFeatures:
+        """The windows' features as one mosaic per image.
+
+        Args:
+            pictures: the images.
+            windows: how they were cut.
+            parts: features of all windows, images outermost, a few at a time.
+            output_hw: see `encode`.
+        """
+        image_hw = (pictures.image.shape[-2], pictures.image.shape[-1])
         grids = torch.cat([part.grid for part in parts])
         cells_hw = (grids.shape[-2], grids.shape[-1])
         resampling = windows.resampling(image_hw, cells_hw, output_hw or image_hw).to(grids.device)
         objectness = [part.objectness for part in parts if part.objectness is not None]
         class_tokens = (
-            torch.cat([part.prefix[:, :1] for part in parts]).float().unflatten(0, (len(image), -1))
+            torch.cat([part.prefix[:, :1] for part in parts]).float().unflatten(0, (len(pictures), -1))
         )
         return DenseFeatures(
             windows.join(F.normalize(grids.float(), dim=1)),
             resampling,
             image=F.normalize(class_tokens.mean(dim=(1, 2)), dim=-1) if class_tokens.numel() else None,
             objectness=windows.join(torch.cat(objectness).float()) if objectness else None,
+            pictures=pictures,
         )
 
     def score(self, features: DenseFeatures, bank: TextBank) -> ScoreMap:
@@ -155,10 +182,14 @@ class Scorer(nn.Module):
         )
 
     def forward(
-        self, image: Float[Tensor, "B 3 H W"], bank: TextBank, output_hw: tuple[int, int] | None = None
+        self, pictures: Pictures, bank: TextBank, output_hw: tuple[int, int] | None = None
     ) -> ScoreMap:
         """Encode, score, refine."""
-        score_map = self.score(self.encode(image, output_hw), bank)
+        features = self.encode(pictures, output_hw)
+        return self.refined(self.score(features, bank), features)
+
+    def refined(self, score_map: ScoreMap, features: DenseFeatures) -> ScoreMap:
+        """The score map after all steps of `refine`."""
         for step in self.refine:
-            score_map = step(score_map, image)
+            score_map = step(score_map, features)
         return score_map

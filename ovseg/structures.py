@@ -10,14 +10,49 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ovseg.errors import ShapeError, VocabularyError
 from ovseg.resampling import Resampling
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A batch of images of one size, as a method takes them.
+
+    Attributes:
+        image: RGB in [0, 1] `(B, 3, h, w)`, resized as the method wants.
+        originals: RGB `(H, W, 3)` as given, for what looks at full resolution (SAM); () where only `image`
+            is known.
+        regions: region ids `(H, W)` at the original size, 0 where there is none; () where nobody gave any.
+    """
+
+    image: Float[Tensor, "B 3 h w"]
+    originals: tuple[UInt8[np.ndarray, "H W 3"], ...] = ()
+    regions: tuple[Int[np.ndarray, "H W"], ...] = ()
+
+    def __post_init__(self) -> None:
+        for what in ("originals", "regions"):
+            given = getattr(self, what)
+            if given and len(given) != len(self):
+                raise ShapeError(f"{len(self)} images came with {len(given)} {what}: give one for each")
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @cached_property
+    def full(self) -> tuple[UInt8[np.ndarray, "H W 3"], ...]:
+        """The originals; where there are none, `image` as bytes."""
+        if self.originals:
+            return self.originals
+        pixels = (self.image.permute(0, 2, 3, 1) * 255).round().clamp(0, 255)
+        return tuple(pixels.to(torch.uint8).cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -199,9 +234,13 @@ class DenseFeatures:
         resampling: from the mosaic to the picture.
         image: the class token `(B, D)`, unit length, mean over windows; None where the tower has none.
         objectness: logits `(B, 1, h, w)` of "something is here", where a method has them.
+        pictures: what they were made of; refinement reads its colours.
+        sam: the images as SAM has embedded them (`ovseg.encoders.sam.SamImage`), where a method asked it.
     """
 
     grid: Float[Tensor, "B D h w"]
     resampling: Resampling
     image: Float[Tensor, "B D"] | None = None
     objectness: Float[Tensor, "B 1 h w"] | None = None
+    pictures: Pictures | None = None
+    sam: Any = None

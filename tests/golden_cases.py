@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.dino import DinoEncoder
 from ovseg.score_map import ScoreMap
-from ovseg.structures import TextBank
+from ovseg.structures import Pictures, TextBank
 
 ROOT = Path(os.environ.get("OVSEG_GOLDEN_DIR", Path(__file__).parent / "golden"))
 
@@ -102,6 +102,12 @@ class Case:
         if "resized_uint8_chw_bgr" in self.arrays:
             return self["resized_uint8_chw_bgr"].flip(0)[None].float() / 255
         return self["resized_uint8_hwc_rgb"].permute(2, 0, 1)[None].float() / 255
+
+    @property
+    def pictures(self) -> Pictures:
+        """The resized image with the original, and its region ids where the case has some."""
+        regions = (self.arrays["instance_mask"],) if "instance_mask" in self.arrays else ()
+        return Pictures(self.rgb, (self.arrays["image"],), regions)
 
 
 def cases(method: str) -> list:

@@ -27,7 +27,7 @@ from ovseg.methods.clip_dinoiser import DinoiserConvolutions, clip_dinoiser
 from ovseg.methods.clip_surgery import clip_surgery, feature_surgery
 from ovseg.methods.proxyclip import proxyclip
 from ovseg.scorer import Scorer
-from ovseg.structures import PatchFeatures, TextBank
+from ovseg.structures import PatchFeatures, Pictures, TextBank
 from ovseg.windows import resize_image, resized_hw
 
 PUBLISHED = PositionRule(as_published=True)
@@ -70,19 +70,19 @@ def test_golden_sclip(case: Case) -> None:
     )
     head = SegmentationHead(threshold=settings["prob_thd"])
 
-    whole = build(crop=None, stride=None)(case.rgb, bank, size_hw)
+    whole = build(crop=None, stride=None)(case.pictures, bank, size_hw)
     close(query_cosines(whole, size_hw)[:, ::3, ::3], case["whole_query_logits_s3"], atol=FEATURES)
     close(class_scores(whole, size_hw)[:, ::3, ::3], case["whole_probs_s3"], atol=PROBABILITIES)
     assert differing(head(whole)[0].labels, case["whole_pred"]) <= PREDICTIONS
 
     window = dict(crop=settings["slide_crop"], stride=settings["slide_stride"])
-    slide = build(**window)(case.rgb, bank, size_hw)
+    slide = build(**window)(case.pictures, bank, size_hw)
     close(query_cosines(slide, size_hw), case["slide_query_logits"], atol=FEATURES)
     close(class_scores(slide, size_hw), case["slide_probs"], atol=PROBABILITIES)
     assert differing(head(slide)[0].labels, case["slide_pred"]) <= PREDICTIONS
 
     steps = settings["pamr_steps_in_pamr_run"]
-    refined = build(**window, pamr_steps=steps)(case.rgb, bank, size_hw)
+    refined = build(**window, pamr_steps=steps)(case.pictures, bank, size_hw)
     close(query_cosines(refined, size_hw)[:, ::3, ::3], case["slide_pamr_query_logits_s3"], atol=FEATURES)
     area = SegmentationHead(threshold=settings["prob_thd"], area_threshold=settings["area_thd_in_area_run"])
     assert differing(area(refined)[0].labels, case["slide_pamr_area_pred"]) <= PREDICTIONS
@@ -111,16 +111,16 @@ def test_golden_clearclip(case: Case) -> None:
         build_method, "clearclip", encoder, temperature=float(settings["logit_scale"]), as_published=True
     )
     head = SegmentationHead(threshold=settings["prob_thd"])
-    whole = build(crop=None, stride=None)(case.rgb, bank, size_hw)
+    whole = build(crop=None, stride=None)(case.pictures, bank, size_hw)
     close(class_scores(whole, size_hw)[:, ::3, ::3], case["whole_probs_s3"], atol=PROBABILITIES)
     assert differing(head(whole)[0].labels, case["whole_pred"]) <= PREDICTIONS
 
-    slide = build(crop=settings["slide_crop"], stride=settings["slide_stride"])(case.rgb, bank, size_hw)
+    slide = build(crop=settings["slide_crop"], stride=settings["slide_stride"])(case.pictures, bank, size_hw)
     close(query_cosines(slide, size_hw), case["slide_query_logits"], atol=FEATURES)
     close(class_scores(slide, size_hw), case["slide_probs"], atol=PROBABILITIES)
     assert differing(head(slide)[0].labels, case["slide_pred"]) <= PREDICTIONS
 
-    padded = build(crop=128, stride=settings["slide_stride"])(case.rgb, bank, size_hw)
+    padded = build(crop=128, stride=settings["slide_stride"])(case.pictures, bank, size_hw)
     close(query_cosines(padded, size_hw)[:, ::3, ::3], case["slide128_query_logits_s3"], atol=FEATURES)
 
 
@@ -155,15 +155,15 @@ def test_golden_naclip(case: Case) -> None:
         close(scores[:, ::step, ::step], probabilities, atol=PROBABILITIES)
         assert differing(head(score_map)[0].labels, prediction) <= PREDICTIONS
 
-    whole = build(crop=None, stride=None, pamr_steps=0)(case.rgb, bank, size_hw)
+    whole = build(crop=None, stride=None, pamr_steps=0)(case.pictures, bank, size_hw)
     check(whole, case["whole_probs"], case["whole_pred"], 1)
     steps = settings["pamr_steps_in_pamr_run"]
-    refined = build(crop=None, stride=None, pamr_steps=steps)(case.rgb, bank, size_hw)
+    refined = build(crop=None, stride=None, pamr_steps=steps)(case.pictures, bank, size_hw)
     check(refined, case["whole_pamr_probs_s3"], case["whole_pamr_pred"], 3)
     window = dict(crop=settings["slide_crop"], stride=settings["slide_stride"], pamr_steps=0)
-    slide = build(**window)(case.rgb, bank, size_hw)
+    slide = build(**window)(case.pictures, bank, size_hw)
     input_hw = tuple(case.rgb.shape[-2:])
-    at_input = build(**window)(case.rgb, bank)
+    at_input = build(**window)(case.pictures, bank)
     close(query_cosines(at_input, input_hw), case["slide_query_logits_inputres"], atol=FEATURES)
     check(slide, case["slide_probs_s3"], case["slide_pred"], 3)
 
@@ -203,10 +203,10 @@ def test_golden_proxyclip(case: Case) -> None:
         closed = encoder.close(mixed, hw=affinity.hw, num_prefix=0, image_hw=(112, 112))
         close(closed.grid.flatten(2).mT, case["custom_tokens_proj"], atol=FEATURES)
 
-    whole_window = build(crop=None)(window, bank)
+    whole_window = build(crop=None)(Pictures(window), bank)
     close(query_cosines(whole_window, (112, 112)), case["win0_query_logits"], atol=FEATURES)
     slide = build(crop=settings["slide_crop"], stride=settings["slide_stride"], max_batch=1)(
-        case.rgb, bank, size_hw
+        case.pictures, bank, size_hw
     )
     close(query_cosines(slide, size_hw), case["slide_query_logits"], atol=FEATURES)
     close(class_scores(slide, size_hw)[:, ::3, ::3], case["slide_probs_s3"], atol=PROBABILITIES)
@@ -234,7 +234,7 @@ def test_golden_maskclip(case: Case) -> None:
     with torch.no_grad():
         features = scorer.features(padded)
     close(features.grid, case["dense_feats_unnormalised"], atol=FEATURES)
-    close(scorer(case.rgb, bank).probabilities, case["probs_lowres"], atol=PROBABILITIES)
+    close(scorer(case.pictures, bank).probabilities, case["probs_lowres"], atol=PROBABILITIES)
 
     slide = build_method(
         "maskclip",
@@ -243,7 +243,7 @@ def test_golden_maskclip(case: Case) -> None:
         stride=settings["slide_stride"],
         temperature=float(settings["softmax_scale"]),
         as_published=True,
-    )(case.rgb, bank, size_hw)
+    )(case.pictures, bank, size_hw)
     close(class_scores(slide, size_hw), case["slide_probs"], atol=PROBABILITIES)
     assert differing(SegmentationHead()(slide)[0].labels, case["slide_pred"]) <= PREDICTIONS
 
@@ -279,15 +279,15 @@ def test_golden_clip_dinoiser(case: Case) -> None:
         close(correlation.flatten(), case["corrs_raw"].flatten(), atol=FEATURES)
         close(objectness, case["bkg_logits"], atol=FEATURES)
         close(scorer.features(padded).grid, case["refined_feats"], atol=FEATURES)
-    close(scorer(case.rgb, without).probabilities, case["probs_lowres_nobkg"], atol=PROBABILITIES)
-    close(scorer(case.rgb, with_background).probabilities, case["probs_lowres_bkg"], atol=PROBABILITIES)
+    close(scorer(case.pictures, without).probabilities, case["probs_lowres_nobkg"], atol=PROBABILITIES)
+    close(scorer(case.pictures, with_background).probabilities, case["probs_lowres_bkg"], atol=PROBABILITIES)
 
     slide = build(crop=settings["slide_crop"], stride=settings["slide_stride"])
     head = SegmentationHead()
-    plain = slide(case.rgb, without, size_hw)
+    plain = slide(case.pictures, without, size_hw)
     close(class_scores(plain, size_hw)[:, ::3, ::3], case["slide_probs_nobkg_s3"], atol=PROBABILITIES)
     assert differing(head(plain)[0].labels, case["slide_pred_nobkg"]) <= PREDICTIONS
-    backed = slide(case.rgb, with_background, size_hw)
+    backed = slide(case.pictures, with_background, size_hw)
     assert differing(head(backed)[0].labels, case["slide_pred_bkg"]) <= PREDICTIONS
     close(class_scores(backed, size_hw), case["slide_probs_bkg"], atol=PROBABILITIES)
 
@@ -305,7 +305,9 @@ def test_golden_clip_surgery(case: Case) -> None:
     ours = feature_surgery(unit, unit[:, 0], case["text"])
     close(ours, case["similarity_surgery"], atol=FEATURES)
     bank = TextBank(case["text"], torch.arange(len(case["text"])), tuple(map(str, range(len(case["text"])))))
-    close(scorer(image, bank).cosine.flatten(2).mT, case["similarity_surgery"][:, 1:], atol=FEATURES)
+    close(
+        scorer(Pictures(image), bank).cosine.flatten(2).mT, case["similarity_surgery"][:, 1:], atol=FEATURES
+    )
 
 
 def test_golden_cases_are_there() -> None:

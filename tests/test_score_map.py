@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from support import random_bank
 
+from ovseg.errors import ShapeError
 from ovseg.refine.pamr import PAMR
 from ovseg.resampling import TILE_ELEMENTS, Resampling
 from ovseg.score_map import ScoreMap
-from ovseg.structures import TextBank
+from ovseg.structures import DenseFeatures, Pictures, TextBank
 
 
 def score_map(bank: TextBank | None = None, batch: int = 2, hw=(5, 7), size=(33, 58), **options) -> ScoreMap:
@@ -104,7 +105,8 @@ class TestScoreMap:
         monkeypatch.setitem(TILE_ELEMENTS, "cpu", 300)  # several pieces, and few queries at a time
         m = score_map(**options)
         if spread:
-            m = PAMR(2, (1, 2))(m, torch.rand(2, 3, *m.image_hw))
+            pictures = Pictures(torch.rand(2, 3, *m.image_hw))
+            m = PAMR(2, (1, 2))(m, DenseFeatures(m.cosine, m.resampling, pictures=pictures))
         for size in (m.image_hw, (20, 31)):
             labels, confidence = m.labels(size)
             values, indices = m.topk(2, size)
@@ -119,6 +121,25 @@ class TestScoreMap:
         full = torch.stack([_whole(m, i) for i in range(2)]) * allowed[:, :, None, None]
         torch.testing.assert_close(confidence, full.amax(1), atol=1e-5, rtol=1e-4)
         assert (labels == full.argmax(1)).float().mean() > 0.999
+
+    @pytest.mark.parametrize("options", [{}, {"softmax_over": "class"}, {"softmax_at": "patch"}])
+    def test_class_pictures_are_the_tiles(self, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(TILE_ELEMENTS, "cpu", 300)
+        m = score_map(**options)
+        parts = list(m.class_pictures(1))
+        assert len(parts) > 1
+        assert torch.cat([classes for classes, _ in parts]).tolist() == list(range(len(m.bank.names)))
+        torch.testing.assert_close(torch.cat([p for _, p in parts]), _whole(m, 1), atol=1e-5, rtol=1e-4)
+
+
+def test_revisions_stay_with_their_image() -> None:
+    m = score_map()
+    first, second, third = (lambda _, labels, confidence: (labels + 1, confidence) for _ in range(3))
+    chains = m.revised([first, second]).revised([third, third]).revisions
+    assert chains == ((first, third), (second, third))
+    assert m.revised([first, second]).select(1).revisions == ((second,),)
+    with pytest.raises(ShapeError, match="as many revisions"):
+        m.revised([first])
 
 
 def _whole(m: ScoreMap, index: int) -> torch.Tensor:

@@ -9,19 +9,19 @@ from ovseg.encoders.clip import ClipEncoder
 from ovseg.errors import ConfigError, ShapeError
 from ovseg.methods import METHODS, build_method, options_of
 from ovseg.scorer import Scorer
-from ovseg.structures import TextBank
+from ovseg.structures import Pictures, TextBank
 from ovseg.windows import WindowPlan
 
 
 def test_trained_attention_equals_the_opened_block(encoder: ClipEncoder, bank: TextBank) -> None:
-    image = torch.rand(2, 3, 64, 96)
+    image = Pictures(torch.rand(2, 3, 64, 96))
     plain = Scorer(encoder)(image, bank)
     opened = Scorer(encoder, QueryKeyCorrelation())(image, bank)
     torch.testing.assert_close(opened.cosine, plain.cosine, atol=1e-5, rtol=1e-4)
 
 
 def test_cosine_is_a_cosine(encoder: ClipEncoder, bank: TextBank) -> None:
-    features = Scorer(encoder).encode(torch.rand(1, 3, 64, 96))
+    features = Scorer(encoder).encode(Pictures(torch.rand(1, 3, 64, 96)))
     torch.testing.assert_close(features.grid.norm(dim=1), torch.ones(1, 4, 6))
     cosine = Scorer(encoder).score(features, bank).cosine
     assert cosine.abs().max() <= 1 + 1e-5
@@ -31,7 +31,7 @@ def test_cosine_is_a_cosine(encoder: ClipEncoder, bank: TextBank) -> None:
 
 def test_text_of_another_model_is_refused(encoder: ClipEncoder) -> None:
     with pytest.raises(ShapeError, match="same model"):
-        Scorer(encoder)(torch.rand(1, 3, 64, 64), random_bank(dim=8))
+        Scorer(encoder)(Pictures(torch.rand(1, 3, 64, 64)), random_bank(dim=8))
 
 
 def test_batches_take_one_size(encoder: ClipEncoder) -> None:
@@ -40,14 +40,14 @@ def test_batches_take_one_size(encoder: ClipEncoder) -> None:
 
 
 def test_window_batches_do_not_matter(encoder: ClipEncoder, bank: TextBank) -> None:
-    image = torch.rand(2, 3, 80, 130)
+    image = Pictures(torch.rand(2, 3, 80, 130))
     few = Scorer(encoder, SelfCorrelation(), windows=WindowPlan(64, 32, max_batch=2))(image, bank)
     many = Scorer(encoder, SelfCorrelation(), windows=WindowPlan(64, 32))(image, bank)
     torch.testing.assert_close(few.cosine, many.cosine, atol=1e-5, rtol=1e-4)
 
 
 def test_dropping_the_residual_matters(encoder: ClipEncoder, bank: TextBank) -> None:
-    image = torch.rand(1, 3, 64, 96)
+    image = Pictures(torch.rand(1, 3, 64, 96))
     kept = Scorer(encoder, IdentityCorrelation())(image, bank).cosine
     dropped = Scorer(encoder, IdentityCorrelation(), residual=False)(image, bank).cosine
     assert (kept - dropped).abs().max() > 1e-3
@@ -72,7 +72,7 @@ class TestEveryMethod:
 
     def test_flat_grey_is_finite(self, method: str) -> None:
         scorer = self.build(method)
-        m = scorer(torch.full((1, 3, 64, 80), 0.5), random_bank())
+        m = scorer(Pictures(torch.full((1, 3, 64, 80), 0.5)), random_bank())
         assert m.labels()[1].isfinite().all()
 
     def test_alone_equals_in_a_batch(self, method: str) -> None:
@@ -93,7 +93,10 @@ class TestEveryMethod:
         whole = dict(crop=None, stride=None, short_side=None)
         ours = self.build(method, **whole)
         theirs = self.build(method, **whole, as_published=True)
-        square, reshaped = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 32, 128)  # both of 16 patches
+        square, reshaped = (
+            Pictures(torch.rand(1, 3, 64, 64)),
+            Pictures(torch.rand(1, 3, 32, 128)),
+        )  # 16 patches
         assert torch.equal(ours.encode(square).grid, theirs.encode(square).grid)
         assert (ours.encode(reshaped).grid - theirs.encode(reshaped).grid).abs().max() > 1e-5
 

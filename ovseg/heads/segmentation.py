@@ -76,6 +76,7 @@ class SegmentationHead(nn.Module):
         own = bank.thresholds or (None,) * len(bank.names)
         limits = confidence.new_tensor([self.threshold if each is None else each for each in own])
         labels = torch.where(confidence < limits[labels], fallback, labels)
+        labels, confidence = self._revised(score_map, labels, confidence)
         dtype = np.uint8 if void == 255 else np.uint16
         return [
             Segmentation(
@@ -89,6 +90,14 @@ class SegmentationHead(nn.Module):
             )
             for index in range(len(score_map))
         ]
+
+    @staticmethod
+    def _revised(score_map: ScoreMap, labels: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
+        for index, chain in enumerate(score_map.revisions):
+            one = score_map.select(index)
+            for revise in chain:
+                labels[index], confidence[index] = revise(one, labels[index], confidence[index])
+        return labels, confidence
 
     def _large_enough(self, labels: Int[Tensor, "H W"], score_map: ScoreMap) -> Bool[Tensor, " K"]:
         counts = torch.bincount(labels.flatten(), minlength=len(score_map.bank.names))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ovseg.errors import ConfigError
 from ovseg.score_map import ScoreMap
+from ovseg.structures import DenseFeatures
 
 
 class PAMR(nn.Module):
@@ -36,16 +37,18 @@ class PAMR(nn.Module):
         self.steps = steps
         self.dilations = tuple(dilations)
 
-    def forward(self, score_map: ScoreMap, image: Float[Tensor, "B 3 H W"]) -> ScoreMap:
+    def forward(self, score_map: ScoreMap, features: DenseFeatures) -> ScoreMap:
         """The score map with one spread for each image.
 
         Args:
             score_map: of the images.
-            image: RGB in [0, 1], any size.
+            features: their pictures are read; the resized ones, as published.
         """
         if not self.steps:
             return score_map
-        size_hw = score_map.image_hw
+        if features.pictures is None:
+            raise ConfigError("PAMR reads colours, and these features came without their pictures")
+        size_hw, image = score_map.image_hw, features.pictures.image
         if (image.shape[-2], image.shape[-1]) != size_hw:
             image = F.interpolate(image, size=size_hw, mode="bilinear", align_corners=False)
         spreads = (
