@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from ovseg.encoders.positions import PositionRule
 from ovseg.encoders.towers import TimmTrunk
 from ovseg.errors import ConfigError
-from ovseg.structures import PatchFeatures
+from ovseg.structures import OpenBlock, PatchFeatures
 from ovseg.windows import check_divisible
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-#: A guide's feature: final tokens after the last norm, or one block's projection, heads concatenated.
-FeatureKind = Literal["tokens", "q", "k", "v"]
+#: A guide's feature: final tokens after the last norm, or one block's projection, heads concatenated;
+#: "qk" is the sum of q and k.
+FeatureKind = Literal["tokens", "q", "k", "v", "qk"]
 
 
 class DinoEncoder(nn.Module):
@@ -54,15 +55,15 @@ class DinoEncoder(nn.Module):
         weights_sha256: str = "",
     ) -> None:
         super().__init__()
-        depth = len(TimmTrunk(trunk).blocks)
-        if kind not in ("tokens", "q", "k", "v"):
-            raise ConfigError(f"kind must be 'tokens', 'q', 'k' or 'v', got '{kind}'")
+        self.trunk = trunk
+        depth = len(self.tower.blocks)
+        if kind not in get_args(FeatureKind):
+            raise ConfigError(f"kind must be one of {', '.join(get_args(FeatureKind))}, got '{kind}'")
         if not -depth <= layer < depth or (kind == "tokens" and layer % depth != depth - 1):
             raise ConfigError(
                 f"layer must name one of {depth} blocks (negative from the end), and the last one for "
                 f"'tokens', got {layer}"
             )
-        self.trunk = trunk
         self.kind: FeatureKind = kind
         self.layer = layer % depth
         self.positions = positions or PositionRule()
@@ -81,6 +82,24 @@ class DinoEncoder(nn.Module):
         """Pixels of a patch."""
         return self.tower.patch_hw
 
+    def with_kind(self, kind: FeatureKind, layer: int = -1) -> DinoEncoder:
+        """The same trunk, not a copy of it, with another feature.
+
+        Raises:
+            ConfigError: no such kind or layer.
+        """
+        other = DinoEncoder(
+            self.trunk,
+            kind=kind,
+            layer=layer,
+            positions=self.positions,
+            name=self.name,
+            weights_sha256=self.weights_sha256,
+        )
+        other.mean, other.std = self.mean, self.std
+        other.training = self.training
+        return other
+
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> PatchFeatures:
         """Features of a batch, C channels each.
 
@@ -91,17 +110,40 @@ class DinoEncoder(nn.Module):
             ShapeError: H or W is no multiple of the patch; the message states the nearest that is.
         """
         tower = self.tower
-        image_hw = (image.shape[-2], image.shape[-1])
-        check_divisible(image_hw, tower.patch_hw)
-        dtype: Any = next(self.trunk.parameters()).dtype
-        tokens, hw = tower.embed(((image - self.mean) / self.std).to(dtype), self.positions)
-        for block in tower.blocks[: self.layer]:
-            tokens = block(tokens)
+        tokens, hw = self._enter(image, self.layer)
         last = tower.blocks[self.layer]
         if self.kind == "tokens":
             tokens = tower.finish(last(tokens))
         else:
-            part = last.split(tokens)["qkv".index(self.kind)]
+            parts = dict(zip("qkv", last.split(tokens), strict=True))
+            part = torch.stack([parts[letter] for letter in self.kind]).sum(dim=0)
             tokens = part.transpose(1, 2).flatten(2)
         prefix, patches = tokens[:, : tower.num_prefix], tokens[:, tower.num_prefix :]
-        return PatchFeatures(patches.mT.unflatten(-1, hw), prefix, image_hw)
+        return PatchFeatures(patches.mT.unflatten(-1, hw), prefix, (image.shape[-2], image.shape[-1]))
+
+    def last_block(self, image: Float[Tensor, "B 3 H W"]) -> OpenBlock:
+        """The last block between its projections and its attention, for what needs more than one feature.
+
+        Class attention over patches is a row of `softmax(q @ k.mT / sqrt(d))`; token 0 is the class token.
+
+        Args:
+            image: as for `forward`.
+
+        Raises:
+            ShapeError: as for `forward`.
+        """
+        tower = self.tower
+        tokens, hw = self._enter(image, len(tower.blocks) - 1)
+        q, k, v = tower.blocks[-1].split(tokens)
+        image_hw = (image.shape[-2], image.shape[-1])
+        return OpenBlock(q, k, v, tokens, hw, num_prefix=tower.num_prefix, image_hw=image_hw)
+
+    def _enter(self, image: Tensor, depth: int) -> tuple[Tensor, tuple[int, int]]:
+        """The stream that enters a block, and the patch grid."""
+        tower = self.tower
+        check_divisible((image.shape[-2], image.shape[-1]), tower.patch_hw)
+        dtype: Any = next(self.trunk.parameters()).dtype
+        tokens, hw = tower.embed(((image - self.mean) / self.std).to(dtype), self.positions)
+        for block in tower.blocks[:depth]:
+            tokens = block(tokens)
+        return tokens, hw
