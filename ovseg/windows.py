@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ovseg.errors import ConfigError, ShapeError
@@ -178,6 +178,13 @@ class Windows:
         if self.plan.pad_with == "black":
             return F.pad(pieces, pad)
         return F.pad(pieces - mean_rgb, pad) + mean_rgb
+
+    def cut_regions(self, regions: Int[Tensor, "B H W"], padding: int) -> Int[Tensor, "windows y x"]:
+        """Region ids of all windows, cut like the pixels; a border that was added has the id `padding`."""
+        pieces = torch.stack([regions[:, t:b, le:r] for t, le, b, r in self.boxes_yxyx], dim=1).flatten(0, 1)
+        return F.pad(
+            pieces, (self.cols.before, self.cols.after, self.rows.before, self.rows.after), value=padding
+        )
 
     def join(self, grids: Float[Tensor, "windows D h w"]) -> Float[Tensor, "B D mosaic_h mosaic_w"]:
         """The grids of all windows side by side, one mosaic per image."""

@@ -72,7 +72,7 @@ class Case:
             width=width,
             layers=1 + max(int(name.split(".")[2]) for name in state if "resblocks" in name),
             heads=4,
-            mlp_ratio=4.0,
+            mlp_ratio=state["transformer.resblocks.0.mlp.c_fc.weight"].shape[0] / width,
             output_dim=state["proj"].shape[1],
             act_layer=open_clip.transformer.QuickGELU if quick_gelu else nn.GELU,
         )

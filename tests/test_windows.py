@@ -120,3 +120,14 @@ def test_bad_plans_say_why() -> None:
 def test_indivisible_image_states_the_fix() -> None:
     with pytest.raises(ShapeError, match="368x496"):
         check_divisible((375, 500), (16, 16))
+
+
+def test_regions_are_cut_like_the_pixels() -> None:
+    ids = torch.arange(70 * 93).reshape(1, 70, 93)
+    image = (ids[:, None].expand(-1, 3, -1, -1) / 10000).float()
+    windows = WindowPlan(56, 40, fit="pad", multiple=24).windows((70, 93), (16, 16))
+    pixels, regions = windows.cut(image, torch.full((3, 1, 1), 0.5)), windows.cut_regions(ids, -1)
+    inside = regions >= 0
+    assert regions.shape == pixels[:, 0].shape
+    assert not inside.all()
+    assert (pixels[:, 0] == torch.where(inside, regions / 10000, 0.5)).all()
