@@ -20,65 +20,15 @@ MALLOC_MMAP_THRESHOLD_=4000000000 in the environment: fewer page faults, up to t
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
-import yaml
-
-from ovseg.errors import OvsegError
-from ovseg.training.clip_run import ClipRun, export
-
-
-def apply_overrides(config: dict, overrides: list[str]) -> dict:
-    """Set dotted keys, lists by number: `stages.0.steps=20`.
-
-    Args:
-        config: changed in place.
-        overrides: `key=value` with a YAML value.
-
-    Raises:
-        SystemExit: a key that the config does not have.
-    """
-    for item in overrides:
-        path, _, value = item.partition("=")
-        *parents, last = [int(key) if key.isdigit() else key for key in path.split(".")]
-        try:
-            target = config
-            for key in parents:
-                target = target[key]
-            target[last]
-        except (KeyError, IndexError, TypeError):
-            raise SystemExit(f"--set {item}: the config has no '{path}'") from None
-        target[last] = yaml.safe_load(value)
-    return config
+from ovseg.training.clip_run import export, start
+from ovseg.training.run import command_line
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, resume or export."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", type=Path, help="YAML file, e.g. configs/bundled/clip.yaml")
-    parser.add_argument("--work-dir", type=Path, required=True, help="where the run lives")
-    parser.add_argument("--resume", action="store_true", help="continue from the folder's checkpoint")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change config values")
-    parser.add_argument("--stop-after", type=int, metavar="N", help="end after N steps of this call")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write fp16 safetensors and stop")
-    args = parser.parse_args(argv)
-    config = apply_overrides(yaml.safe_load(args.config.read_text(encoding="utf-8")), args.set)
-    try:
-        if args.export:
-            print(export(args.work_dir, args.export))
-            return 0
-        ClipRun(config, args.work_dir, resume=args.resume).train(stop_after=args.stop_after)
-    except OvsegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; --resume continues from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+    return command_line(__doc__, start, export, argv)
 
 
 if __name__ == "__main__":

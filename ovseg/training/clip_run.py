@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.multiprocessing as mp
-import yaml
 from torch import Tensor
 
 from ovseg.errors import CheckpointError, ConfigError
-from ovseg.scenes import SceneSettings
 from ovseg.training.clip_batches import SceneBatches
 from ovseg.training.clip_evaluate import evaluate
 from ovseg.training.clip_pretrain import (
@@ -25,36 +23,21 @@ from ovseg.training.clip_pretrain import (
     parameter_groups,
     step_loss,
 )
+from ovseg.training.run import (
+    claim_folder,
+    export_run,
+    learning_rate,
+    save_checkpoint,
+    scene_settings,
+    stage_of,
+    total_steps,
+)
 
 
 def _load_model_config(config: dict) -> dict:
     if config["model"] == "bundled":
         return bundled_config()
     return json.loads(Path(config["model"]).read_text(encoding="utf-8"))
-
-
-def stage_of(config: dict, step: int) -> tuple[int, int]:
-    """Which stage a step of the run belongs to, and its number within."""
-    for number, stage in enumerate(config["stages"]):
-        if step < stage["steps"]:
-            return number, step
-        step -= stage["steps"]
-    raise ConfigError(f"step lies {step} past the end of the run")
-
-
-def learning_rate(config: dict, step: int) -> float:
-    """Cosine from the stage's first rate to its second, after a short linear rise."""
-    number, inner = stage_of(config, step)
-    stage = config["stages"][number]
-    first, last = stage["lr"]
-    rate = last + (first - last) * 0.5 * (1 + math.cos(math.pi * inner / stage["steps"]))
-    return rate * min(1.0, 0.2 + 0.8 * inner / max(1, config["warmup"]))
-
-
-def scene_settings(config: dict) -> SceneSettings:
-    """A stage's `scenes` entry; lists are ranges."""
-    options: dict = {key: tuple(each) if isinstance(each, list) else each for key, each in config.items()}
-    return SceneSettings(**options)
 
 
 class _Part:
@@ -145,17 +128,13 @@ class ClipRun:
 
     def __init__(self, config: dict, work_dir: Path, *, resume: bool = False) -> None:
         self.config, self.work_dir = config, Path(work_dir)
-        self.checkpoint = self.work_dir / "checkpoint.pt"
-        if self.checkpoint.exists() and not resume:
-            raise ConfigError(f"{self.work_dir} holds a run: pass --resume, or another --work-dir")
         for stage in config["stages"]:
             if stage["batch"] % config["processes"]:
                 raise ConfigError(
                     f"stage '{stage['name']}': batch {stage['batch']} does not divide into "
                     f"{config['processes']} processes"
                 )
-        self.work_dir.mkdir(parents=True, exist_ok=True)
-        (self.work_dir / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        self.checkpoint = claim_folder(self.work_dir, config, resume=resume)
         self.part = _Part(config, 0)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.part.model, config["weight_decay"]), betas=tuple(config["betas"])
@@ -170,7 +149,7 @@ class ClipRun:
     @property
     def total(self) -> int:
         """Steps of the whole run."""
-        return sum(stage["steps"] for stage in self.config["stages"])
+        return total_steps(self.config)
 
     def save(self) -> None:
         """Write the checkpoint next to the old one, then replace it."""
@@ -180,12 +159,7 @@ class ClipRun:
             "step": self.step,
             "seconds": self.seconds,
         }
-        fresh = self.checkpoint.with_suffix(".tmp")
-        with fresh.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(fresh, self.checkpoint)
+        save_checkpoint(state, self.checkpoint)
 
     def _log(self, name: str, row: dict) -> None:
         """Add a line; lines of steps after the checkpoint are rewritten by a resumed run, same values."""
@@ -273,39 +247,11 @@ class ClipRun:
 
 
 def export(work_dir: Path, target: Path) -> str:
-    """Write a run's weights as fp16 safetensors that load strictly into open_clip's CLIP.
+    """Write a run's weights as fp16 safetensors that load strictly into open_clip's; see `export_run`."""
+    about = {"model": "open_clip.model.CLIP, config in clip.json", "trained_on": "ovseg.scenes, split train"}
+    return export_run(work_dir, target, about=about)
 
-    Args:
-        work_dir: the run's folder.
-        target: file to write, atomically.
 
-    Returns:
-        One line about what was written.
-    """
-    from safetensors.torch import save_file
-
-    checkpoint = Path(work_dir) / "checkpoint.pt"
-    if not checkpoint.exists():
-        raise CheckpointError(f"no checkpoint in {work_dir}: train first, or pass the run's --work-dir")
-    state = torch.load(checkpoint, weights_only=True)
-    config = yaml.safe_load((Path(work_dir) / "config.yaml").read_text(encoding="utf-8"))
-    # logit scale and bias stay float32: they are two numbers, and their size matters
-    weights = {
-        name: value.contiguous() if name.startswith("logit_") else value.half().contiguous()
-        for name, value in state["model"].items()
-    }
-    total = sum(stage["steps"] for stage in config["stages"])
-    metadata = {
-        "format": "pt",
-        "model": "open_clip.model.CLIP, config in clip.json",
-        "trained_on": "ovseg.scenes, split train",
-        "config": json.dumps(config),
-        "steps": f"{state['step']} of {total}",
-        "seed": str(config["seed"]),
-        "minutes": f"{state['seconds'] / 60:.1f}",
-    }
-    fresh = Path(target).with_suffix(".tmp")
-    save_file(weights, fresh, metadata)
-    os.replace(fresh, target)
-    size_mb = Path(target).stat().st_size / 1e6
-    return f"{target}: {size_mb:.2f} MB, step {state['step']} of {total}, {metadata['minutes']} minutes"
+def start(config: dict, work_dir: Path, resume: bool) -> ClipRun:
+    """A run in a folder, new or resumed."""
+    return ClipRun(config, work_dir, resume=resume)

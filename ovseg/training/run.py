@@ -4,12 +4,14 @@ A trainer gives a model, `loss(step)` and, if it likes, `evaluate(model)`:
 
     def start(config, work_dir, resume):
         trainer = AffinityTrainer(config)
-        return TrainingRun(config, work_dir, trainer.model, trainer.loss, evaluate=trainer.evaluate, resume=resume)
+        parts = trainer.model, trainer.loss
+        return TrainingRun(config, work_dir, *parts, evaluate=trainer.evaluate, resume=resume)
 
     sys.exit(command_line(__doc__, start, export))      # in the tool script
 
-The config needs `seed`, `weight_decay`, `betas`, `gradient_clip`, `warmup`, `log_every`, `save_every`, `eval_every`
-and `stages`, each with `name`, `batch`, `steps` and `lr: [first, last]`; all else is the trainer's own.
+The config needs `seed`, `weight_decay`, `betas`, `gradient_clip`, `warmup`, `log_every`, `save_every`,
+`eval_every` and `stages`, each with `name`, `batch`, `steps` and `lr: [first, last]`; the rest is the
+trainer's own.
 """
 
 from __future__ import annotations
@@ -204,7 +206,7 @@ def export_run(
     about: Mapping[str, str],
     rename: Callable[[str], str | None] = lambda name: name,
 ) -> str:
-    """Write a run's weights as fp16 safetensors, with metadata.
+    """Write a run's weights as fp16 safetensors, with metadata; single numbers (a logit scale) stay float32.
 
     Args:
         work_dir: the run's folder.
@@ -224,14 +226,14 @@ def export_run(
     state = torch.load(checkpoint, weights_only=True)
     config = yaml.safe_load((Path(work_dir) / "config.yaml").read_text(encoding="utf-8"))
     weights = {
-        fresh: value.half().contiguous() if value.is_floating_point() else value.contiguous()
+        fresh: (value.half() if value.is_floating_point() and value.numel() > 1 else value).contiguous()
         for name, value in state["model"].items()
         if (fresh := rename(name)) is not None
     }
     steps, minutes = f"{state['step']} of {total_steps(config)}", f"{state['seconds'] / 60:.1f}"
-    metadata = {"format": "pt", **about, "config": json.dumps(config), "steps": steps, "minutes": minutes}
+    facts = {"config": json.dumps(config), "seed": str(config["seed"]), "steps": steps, "minutes": minutes}
     fresh_file = Path(target).with_suffix(".tmp")
-    save_file(weights, fresh_file, metadata)
+    save_file(weights, fresh_file, {"format": "pt", **about, **facts})
     os.replace(fresh_file, target)
     return f"{target}: {Path(target).stat().st_size / 1e6:.2f} MB, step {steps}, {minutes} minutes"
 
