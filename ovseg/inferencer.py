@@ -8,15 +8,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 import ovseg
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.clip_loading import default_encoder, load_clip
+from ovseg.encoders.weights import BUNDLED
 from ovseg.errors import ConfigError
 from ovseg.heads import SegmentationHead
 from ovseg.images import read_image
-from ovseg.methods import build_method, check_options, options_of
+from ovseg.methods import build_method, check_options, options_of, parts_of
+from ovseg.parts import (
+    Part,
+    build_refinements,
+    describe_part,
+    load_parts,
+    part_names,
+    refinement_names,
+)
 from ovseg.results import Segmentation
 from ovseg.scorer import Scorer
 from ovseg.structures import TextBank
@@ -79,6 +90,12 @@ class Inferencer:
         encoder: a name of `ovseg.encoders.weights`, or `architecture:tag` of open_clip; None takes the best
             in the local cache, else the default download. "bundled" is the small model in the package.
         weights: a local file instead of the encoder's own; then `encoder` must be named.
+        guide, sam, saliency, convolutions: the networks beside CLIP that the method takes, by name
+            ("dino_vitb8", "sam_vitb", "bundled", "dino_vitb8=FILE") or as modules; None takes those that it
+            was published with, or the bundled ones with the bundled encoder.
+        refine: what follows the scores, in order: "pamr", "sam" (asks the part `sam`), "regions", several as
+            "pamr,sam" or a list, "none"; None is the method's own.
+        compile: let torch compile the transformer blocks: slow at the first image of a size, then faster.
         device: auto, cpu, cuda, cuda:1, mps.
         dtype: of the towers: float32, bf16, fp16 (not on the CPU). Scores are float32 always.
         threshold, area_threshold, keep_scores: see `SegmentationHead`.
@@ -96,6 +113,12 @@ class Inferencer:
         *,
         encoder: str | None = None,
         weights: str | Path | None = None,
+        guide: Part | None = None,
+        sam: Part | None = None,
+        saliency: Part | None = None,
+        convolutions: Part | None = None,
+        refine: str | Sequence[str | nn.Module] | None = None,
+        compile: bool = False,
         device: str = "auto",
         dtype: str = "float32",
         threshold: float = 0.0,
@@ -111,10 +134,15 @@ class Inferencer:
                 f"weights '{weights}' need an encoder: name the model that they are of, such as "
                 f"clip_vitb16_openai or an open_clip architecture like ViT-B-16-quickgelu"
             )
+        given = {"guide": guide, "sam": sam, "saliency": saliency, "convolutions": convolutions}
+        steps = refinement_names(refine)
+        name = encoder or default_encoder()
+        chosen = part_names(method, given, steps, bundled=name == BUNDLED)
         target = resolve_device(device)
         torch_dtype = resolve_dtype(dtype, target)
         head = SegmentationHead(threshold=threshold, area_threshold=area_threshold, keep_scores=keep_scores)
-        loaded = load_clip(encoder or default_encoder(), weights=None if weights is None else Path(weights))
+        loaded = load_clip(name, weights=None if weights is None else Path(weights))
+        parts = load_parts(chosen)
         tower = ClipEncoder(
             loaded.model.visual,
             mean=loaded.mean,
@@ -124,17 +152,26 @@ class Inferencer:
         )
         self.method = method if isinstance(method, str) else method.__name__
         self.options = (options_of(method) if isinstance(method, str) else {}) | options
+        self.parts = {part: describe_part(each, parts[part]) for part, each in chosen.items()}
         self.dtype = dtype
         self.notice: str | None = loaded.notice
         build = partial(build_method, method) if isinstance(method, str) else method
-        self.scorer: Scorer = build(tower, **options).eval()
+        takes = parts_of(method) if isinstance(method, str) else tuple(parts)
+        self.scorer: Scorer = build(tower, **{part: parts[part] for part in takes}, **options).eval()
+        if steps is not None:
+            self.scorer.refine = nn.ModuleList(build_refinements(steps, parts))
+        self.refine = [type(step).__name__ for step in self.scorer.refine]
         self.text_encoder = TextEncoder(
             loaded.model,
             loaded.tokenizer,
             context_length=loaded.context_length,
             weights_id=loaded.weights_sha256,
         ).to(target)
-        tower.visual.to(torch_dtype)
+        networks: list[Any] = [tower, *parts.values()]
+        for module in networks:
+            module.cast(torch_dtype)
+            if compile:
+                module.compile_blocks()
         self.scorer.to(target)
         self.head = head
         self.text_cache = None if text_cache is None else Path(text_cache)
@@ -150,6 +187,8 @@ class Inferencer:
             "options": self.options,
             "encoder": encoder.name,
             "weights_sha256": encoder.weights_sha256,
+            "parts": self.parts,
+            "refine": self.refine,
             "dtype": self.dtype,
             "threshold": self.head.threshold,
             "area_threshold": self.head.area_threshold,
@@ -184,6 +223,7 @@ class Inferencer:
         *,
         batch_size: int | None = None,
         templates: str | Sequence[str] = "imagenet80",
+        regions: Iterable[Any] | None = None,
     ) -> Iterator[Segmentation]:
         """Results, lazily and in order. Images may differ in size: equal ones are batched together.
 
@@ -194,6 +234,8 @@ class Inferencer:
             batch_size: images taken at a time, by default 1 on a CPU and 8 elsewhere; results do not
                 depend on it.
             templates: see `bank`.
+            regions: for each image its region ids `(H, W)`, for CorrCLIP and region voting; None lets SAM
+                make them, where they are needed.
 
         Raises:
             VocabularyError: no classes, or unusable ones. Raised at the call, not at the first result.
@@ -203,17 +245,35 @@ class Inferencer:
         if size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {size}")
         vocabulary, bank = self.bank(classes, templates)
-        return self._results(iter(images), vocabulary, bank, size)
+        return self._results(iter(images), None if regions is None else iter(regions), vocabulary, bank, size)
 
     def _results(
-        self, images: Iterator[Any], vocabulary: Vocabulary, bank: TextBank, size: int
+        self,
+        images: Iterator[Any],
+        regions: Iterator[Any] | None,
+        vocabulary: Vocabulary,
+        bank: TextBank,
+        size: int,
     ) -> Iterator[Segmentation]:
         while batch := [read_image(image) for image in islice(images, size)]:
+            ids = [] if regions is None else [_region_ids(next(regions, None), image) for image in batch]
             by_size: dict[tuple[int, int], list[int]] = {}
             for index, image in enumerate(batch):
                 by_size.setdefault(image.shape[:2], []).append(index)
             results: dict[int, Segmentation] = {}
             for image_hw, indices in by_size.items():
-                score_map = self.scorer(self.scorer.prepare([batch[i] for i in indices]), bank, image_hw)
+                pictures = self.scorer.prepare([batch[i] for i in indices], [ids[i] for i in indices if ids])
+                score_map = self.scorer(pictures, bank, image_hw)
                 results.update(zip(indices, self.head(score_map, colors=vocabulary.colors), strict=True))
             yield from (results[index] for index in range(len(batch)))
+
+
+def _region_ids(ids: Any, image: np.ndarray) -> np.ndarray:
+    found = None if ids is None else np.asarray(ids)
+    if found is None or found.shape != image.shape[:2] or not np.issubdtype(found.dtype, np.integer):
+        what = "none" if found is None else f"{found.dtype} {found.shape}"
+        raise ConfigError(
+            f"expected region ids for an image of {image.shape[0]}x{image.shape[1]} (HxW), an array of "
+            f"integers of that size, got {what}"
+        )
+    return found.astype(np.int32)

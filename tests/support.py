@@ -8,11 +8,16 @@ from types import ModuleType
 
 import numpy as np
 import open_clip
+import timm.models.vision_transformer
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from torch import nn
 
 from ovseg.encoders.clip import OPENAI_MEAN, OPENAI_STD, ClipEncoder
 from ovseg.encoders.clip_loading import LoadedClip
+from ovseg.encoders.dino import DinoEncoder
+from ovseg.encoders.found import FoundEncoder
+from ovseg.methods.clip_dinoiser import DinoiserConvolutions
 from ovseg.structures import TextBank
 
 
@@ -34,6 +39,28 @@ def tiny_encoder(
         for parameter in visual.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
     return ClipEncoder(visual).eval()
+
+
+def tiny_part(part: str) -> nn.Module:
+    """A random network that a method takes beside `tiny_encoder`."""
+    generator = torch.Generator().manual_seed(13)
+
+    def dino(patch: int) -> DinoEncoder:
+        trunk = timm.models.vision_transformer.VisionTransformer(
+            img_size=64, patch_size=patch, embed_dim=48, depth=2, num_heads=3, num_classes=0
+        )
+        return DinoEncoder(trunk)
+
+    makers = {
+        "guide": lambda: dino(8),
+        "saliency": lambda: FoundEncoder(dino(8)),
+        "convolutions": lambda: DinoiserConvolutions(64, 16),
+    }
+    module = makers[part]()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
+    return module.eval().requires_grad_(False)
 
 
 def random_bank(

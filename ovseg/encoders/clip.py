@@ -69,6 +69,15 @@ class ClipEncoder(nn.Module):
         """Pixels of a patch."""
         return self.tower.patch_hw
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """The tower in another precision; statistics stay float32."""
+        self.visual.to(dtype)
+
+    def compile_blocks(self) -> None:
+        """Let torch compile the transformer blocks."""
+        for block in self.tower.blocks:
+            block.compile()
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the parameters."""

@@ -82,6 +82,15 @@ class DinoEncoder(nn.Module):
         """Pixels of a patch."""
         return self.tower.patch_hw
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """The trunk in another precision; statistics stay float32."""
+        self.trunk.to(dtype)
+
+    def compile_blocks(self) -> None:
+        """Let torch compile the transformer blocks."""
+        for block in self.tower.blocks:
+            block.compile()
+
     def with_kind(self, kind: FeatureKind, layer: int = -1) -> DinoEncoder:
         """The same trunk, not a copy of it, with another feature.
 

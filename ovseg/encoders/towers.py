@@ -29,6 +29,9 @@ class Block(Protocol):
     def __call__(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         """The block as trained."""
 
+    def compile(self) -> None:
+        """Let torch compile the block as trained, for any number of tokens."""
+
     def split(self, tokens: Float[Tensor, "B N C"]) -> QKV:
         """q, k, v `(B, G, N, d)` of the normalised tokens."""
 
@@ -97,6 +100,9 @@ class _OpenClipBlock:
     def __call__(self, tokens: Tensor) -> Tensor:
         return self.block(tokens)
 
+    def compile(self) -> None:
+        self.block.compile(dynamic=True)
+
     def split(self, tokens: Tensor) -> QKV:
         attention = self.block.attn
         qkv = F.linear(self.block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
@@ -147,6 +153,9 @@ class _TimmBlock:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         return self.block(tokens)
+
+    def compile(self) -> None:
+        self.block.compile(dynamic=True)
 
     def split(self, tokens: Tensor) -> QKV:
         attention = self.block.attn
