@@ -6,12 +6,15 @@ are the features. Scores are cosines, weighted by how much the image's class tok
 all classes share.
 
 Source: Li et al., arXiv 2304.05653, sections 3.2 and 3.3; github.com/xmed-lab/CLIP_Surgery at d4696d47.
-Deviations: position embeddings are resampled without overwriting the parameter.
+Deviations: position embeddings are resampled without overwriting the parameter, also when another grid has
+the same number of patches (`as_published=True`: then they are not).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +23,17 @@ from torch import Tensor
 
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.positions import PositionRule
+from ovseg.encoders.towers import Tower
 from ovseg.errors import ConfigError
 from ovseg.score_map import ScoreMap
 from ovseg.scorer import Scorer
 from ovseg.structures import DenseFeatures, PatchFeatures, TextBank
 from ovseg.windows import WindowPlan, whole_patches
+
+#: q, k, v `(B, G, N, d)` of a block to mixed values.
+Mix: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+#: Told a block's index, q and k.
+Watch: TypeAlias = Callable[[int, Tensor, Tensor], None]
 
 
 def feature_surgery(
@@ -45,6 +54,43 @@ def feature_surgery(
     return scores - scores.mean(dim=-1, keepdim=True)
 
 
+def two_paths(
+    tower: Tower, tokens: Float[Tensor, "B N C"], dual_blocks: int, mix: Mix, watch: Watch | None = None
+) -> Float[Tensor, "B N D"]:
+    """Final, projected tokens: prefix of the original path, patches of the new one.
+
+    Args:
+        tower: the image tower.
+        tokens: what enters its first block.
+        dual_blocks: how many of the last blocks have the second path; all, where there are fewer.
+        mix: what the new path adds, before the out-projection, of each dual block's q, k and v.
+        watch: told the index, q and k of every block.
+
+    Raises:
+        ConfigError: there would be no second path.
+    """
+    if dual_blocks < 1:
+        raise ConfigError(f"dual_blocks must be at least 1, got {dual_blocks}")
+    first = max(len(tower.blocks) - dual_blocks, 0)
+    new = tokens
+    for index, block in enumerate(tower.blocks):
+        if index < first and watch is None:
+            tokens = new = block(tokens)
+            continue
+        query, key, value = block.split(tokens)
+        if watch is not None:
+            watch(index, query, key)
+        original = block.project(F.scaled_dot_product_attention(query, key, value))
+        tokens = block.feed_forward(tokens + original)
+        new = tokens if index < first else new + block.project(mix(query, key, value))
+    return tower.finish(torch.cat([tokens[:, : tower.num_prefix], new[:, tower.num_prefix :]], dim=1))
+
+
+def value_attention(query: Tensor, key: Tensor, value: Float[Tensor, "B G N d"]) -> Float[Tensor, "B G N d"]:
+    """`softmax(v v^T / sqrt(d)) v`, what CLIP Surgery adds to the new path."""
+    return F.scaled_dot_product_attention(value, value, value)
+
+
 class SurgeryScorer(Scorer):
     """Two paths through the last blocks, and feature surgery.
 
@@ -60,19 +106,14 @@ class SurgeryScorer(Scorer):
 
     def features(self, image: Float[Tensor, "B 3 H W"]) -> PatchFeatures:
         """Patch tokens of the new path, class token of the original one."""
+        return self.dual(image, value_attention)
+
+    def dual(self, image: Float[Tensor, "B 3 H W"], mix: Mix, watch: Watch | None = None) -> PatchFeatures:
+        """The same for any attention. See `two_paths`."""
         tower = self.encoder.tower
         pixels = whole_patches(image, self.encoder.patch_hw)
         tokens, hw = self.encoder.embed(pixels, self.positions)
-        plain, dual = tower.blocks[: -self.dual_blocks], tower.blocks[-self.dual_blocks :]
-        for block in plain:
-            tokens = block(tokens)
-        new = tokens
-        for block in dual:
-            value = block.split(tokens)[2]
-            new = new + block.project(F.scaled_dot_product_attention(value, value, value))
-            tokens = block(tokens)
-        both = torch.cat([tokens[:, : tower.num_prefix], new[:, tower.num_prefix :]], dim=1)
-        both = tower.finish(both)
+        both = two_paths(tower, tokens, self.dual_blocks, mix, watch)
         prefix, patches = both[:, : tower.num_prefix], both[:, tower.num_prefix :]
         return PatchFeatures(patches.mT.unflatten(-1, hw), prefix, (pixels.shape[-2], pixels.shape[-1]))
 
@@ -90,22 +131,28 @@ def clip_surgery(
     encoder: ClipEncoder,
     *,
     short_side: int | None = 512,
+    crop: int | None = None,
+    stride: int | None = None,
     dual_blocks: int = 6,
     temperature: float = 100.0,
+    as_published: bool = False,
 ) -> Scorer:
     """CLIP Surgery on the whole image.
 
     Args:
         encoder: the image tower.
         short_side: resize to this first; None keeps the image's size.
+        crop: window side in pixels; None takes the whole image at once, as published.
+        stride: step between windows.
         dual_blocks: how many of the last blocks have the second path.
         temperature: logit scale.
+        as_published: see above.
     """
     return SurgeryScorer(
         encoder,
         dual_blocks=dual_blocks,
-        windows=WindowPlan(),
-        positions=PositionRule("bilinear"),
+        windows=WindowPlan(crop, stride),
+        positions=PositionRule("bilinear", as_published),
         short_side=short_side,
         temperature=temperature,
     )
