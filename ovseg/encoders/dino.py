@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import timm.models.eva
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ovseg.encoders.eva import EvaTrunk
 from ovseg.encoders.positions import PositionRule
-from ovseg.encoders.towers import TimmTrunk
+from ovseg.encoders.towers import Block, TimmTrunk
 from ovseg.errors import ConfigError
 from ovseg.structures import OpenBlock, PatchFeatures
 from ovseg.windows import check_divisible
@@ -24,18 +26,19 @@ FeatureKind = Literal["tokens", "q", "k", "v", "qk"]
 
 
 class DinoEncoder(nn.Module):
-    """A self-supervised ViT as a dense guide: DINO, DINOv2 (with or without registers).
+    """A self-supervised ViT as a dense guide: DINO, DINOv2 (with or without registers), DINOv3.
 
     Args:
-        trunk: a plain timm `VisionTransformer`. DINO's own checkpoints have the same parameter names.
+        trunk: a plain timm `VisionTransformer`, or the `Eva` that DINOv3 is in timm.
         kind: which feature.
         layer: of which block (negative from the end) q, k or v are taken; "tokens" are the last block's.
         mean, std: RGB statistics of the training images, for values in [0, 1].
-        positions: how position embeddings are resampled; DINO's own code adds 0.1 (the default).
+        positions: how position embeddings are resampled; DINO's own code adds 0.1 (the default). DINOv3
+            has none to resample.
         name, weights_sha256: for messages and manifests.
 
     Raises:
-        CheckpointError: the trunk is no plain ViT.
+        CheckpointError: the trunk is neither.
         ConfigError: no such kind or layer.
     """
 
@@ -73,9 +76,9 @@ class DinoEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @property
-    def tower(self) -> TimmTrunk:
+    def tower(self) -> TimmTrunk | EvaTrunk:
         """The trunk's pieces under common names."""
-        return TimmTrunk(self.trunk)
+        return EvaTrunk(self.trunk) if isinstance(self.trunk, timm.models.eva.Eva) else TimmTrunk(self.trunk)
 
     @property
     def patch_hw(self) -> tuple[int, int]:
@@ -119,12 +122,12 @@ class DinoEncoder(nn.Module):
             ShapeError: H or W is no multiple of the patch; the message states the nearest that is.
         """
         tower = self.tower
-        tokens, hw = self._enter(image, self.layer)
-        last = tower.blocks[self.layer]
+        tokens, hw, block = self._enter(tower, image, self.layer)
         if self.kind == "tokens":
-            tokens = tower.finish(last(tokens))
+            tokens = tower.finish(block(tokens))
         else:
-            parts = dict(zip("qkv", last.split(tokens), strict=True))
+            # of the plain block: what a patch shows, not where it is (DINOv3 rotates q and k by position)
+            parts = dict(zip("qkv", tower.blocks[self.layer].split(tokens), strict=True))
             part = torch.stack([parts[letter] for letter in self.kind]).sum(dim=0)
             tokens = part.transpose(1, 2).flatten(2)
         prefix, patches = tokens[:, : tower.num_prefix], tokens[:, tower.num_prefix :]
@@ -133,7 +136,8 @@ class DinoEncoder(nn.Module):
     def last_block(self, image: Float[Tensor, "B 3 H W"]) -> OpenBlock:
         """The last block between its projections and its attention, for what needs more than one feature.
 
-        Class attention over patches is a row of `softmax(q @ k.mT / sqrt(d))`; token 0 is the class token.
+        q and k are as the attention takes them (DINOv3: rotated). What the class token pays each token is
+        row 0 of `softmax(q @ k.mT / sqrt(d))`.
 
         Args:
             image: as for `forward`.
@@ -142,17 +146,19 @@ class DinoEncoder(nn.Module):
             ShapeError: as for `forward`.
         """
         tower = self.tower
-        tokens, hw = self._enter(image, len(tower.blocks) - 1)
-        q, k, v = tower.blocks[-1].split(tokens)
+        tokens, hw, block = self._enter(tower, image, len(tower.blocks) - 1)
+        q, k, v = block.split(tokens)
         image_hw = (image.shape[-2], image.shape[-1])
         return OpenBlock(q, k, v, tokens, hw, num_prefix=tower.num_prefix, image_hw=image_hw)
 
-    def _enter(self, image: Tensor, depth: int) -> tuple[Tensor, tuple[int, int]]:
-        """The stream that enters a block, and the patch grid."""
-        tower = self.tower
+    def _enter(
+        self, tower: TimmTrunk | EvaTrunk, image: Tensor, index: int
+    ) -> tuple[Tensor, tuple[int, int], Block]:
+        """The stream that enters a block, the patch grid, and the block on that grid."""
         check_divisible((image.shape[-2], image.shape[-1]), tower.patch_hw)
         dtype: Any = next(self.trunk.parameters()).dtype
         tokens, hw = tower.embed(((image - self.mean) / self.std).to(dtype), self.positions)
-        for block in tower.blocks[:depth]:
+        blocks = tower.blocks_on(hw)
+        for block in blocks[:index]:
             tokens = block(tokens)
-        return tokens, hw
+        return tokens, hw, blocks[index]

@@ -16,8 +16,9 @@ from torch import Tensor
 
 #: offset: bicubic by scale factor (h + 0.1) / grid, from DINO's hub code (SCLIP family, Trident, DINO).
 #: size: bicubic to the exact size (CLIP-DINOiser, timm without antialias).
+#: antialias: the same, low-passed where it shrinks (DINOv2 with registers, timm's `dynamic_img_size`).
 #: bilinear: linear to the exact size (CLIP Surgery, ExCEL).
-PositionMode = Literal["offset", "size", "bilinear"]
+PositionMode = Literal["offset", "size", "antialias", "bilinear"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def resample_positions(
         factors = [(new + 0.1) / old for new, old in zip(hw, trained_hw, strict=True)]
         grid = F.interpolate(grid, scale_factor=factors, mode="bicubic", align_corners=False)
     else:
-        mode = "bicubic" if rule.mode == "size" else "bilinear"
-        grid = F.interpolate(grid, size=hw, mode=mode, align_corners=False)
+        mode = "bilinear" if rule.mode == "bilinear" else "bicubic"
+        antialias = rule.mode == "antialias"
+        grid = F.interpolate(grid, size=hw, mode=mode, align_corners=False, antialias=antialias)
     return torch.cat([prefix, grid[0].flatten(1).T.to(prefix.dtype)])

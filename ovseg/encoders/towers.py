@@ -190,6 +190,11 @@ class TimmTrunk:
         self.num_prefix: int = trunk.num_prefix_tokens
         self.blocks: list[Block] = [_TimmBlock(block) for block in trunk.blocks]
 
+    def blocks_on(self, hw: tuple[int, int]) -> list[Block]:
+        """The blocks for a grid: the same for any, because positions are in the stream."""
+        del hw
+        return self.blocks
+
     def embed(self, pixels: Tensor, positions: PositionRule) -> tuple[Tensor, tuple[int, int]]:
         """See `Tower`."""
         trunk = self.trunk

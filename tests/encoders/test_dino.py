@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from ovseg.encoders.dino import DinoEncoder, FeatureKind
+from ovseg.encoders.positions import PositionRule
 from ovseg.errors import CheckpointError, ConfigError, ShapeError
 
 SIZE = {"img_size": 32, "patch_size": PATCH, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 0}
@@ -84,3 +85,17 @@ def test_other_trunks_and_sizes_are_refused() -> None:
     for call in (DinoEncoder(trunk()), DinoEncoder(trunk()).last_block):
         with pytest.raises(ShapeError, match="20x16"):
             call(picture(20, 16))
+
+
+@pytest.mark.parametrize("size_hw", [(16, 40), (40, 24), (48, 80)])
+@pytest.mark.parametrize("options", [{}, {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.5}])
+def test_tokens_are_timms_where_positions_are(size_hw: tuple[int, int], options: dict[str, object]) -> None:
+    vit = trunk(**options, dynamic_img_size=True)
+    encoder, image = DinoEncoder(vit, positions=PositionRule("antialias")), picture(*size_hw, batch=2)
+    theirs = vit.forward_features((image - encoder.mean) / encoder.std)
+    ours, hw = encoder(image), (size_hw[0] // PATCH, size_hw[1] // PATCH)
+    count = encoder.tower.num_prefix
+    close(ours.prefix, theirs[:, :count], rtol=0, atol=1e-5)
+    close(ours.grid, theirs[:, count:].mT.unflatten(-1, hw), rtol=0, atol=1e-5)
+    offset = DinoEncoder(vit)(image)
+    assert (offset.grid - ours.grid).abs().max() > 1e-3
