@@ -22,6 +22,7 @@ from ovseg.images import read_image
 from ovseg.methods import build_method, check_options, options_of, parts_of
 from ovseg.parts import (
     Part,
+    asks_sam,
     build_refinements,
     describe_part,
     load_parts,
@@ -156,7 +157,10 @@ class Inferencer:
         self.dtype = dtype
         self.notice: str | None = loaded.notice
         build = partial(build_method, method) if isinstance(method, str) else method
-        takes = parts_of(method) if isinstance(method, str) else tuple(parts)
+        if isinstance(method, str):
+            takes = parts_of(method)
+        else:  # a maker gets what was given, but not a SAM that only a refinement asks
+            takes = tuple(part for part in parts if not (part == "sam" and asks_sam(steps)))
         self.scorer: Scorer = build(tower, **{part: parts[part] for part in takes}, **options).eval()
         if steps is not None:
             self.scorer.refine = nn.ModuleList(build_refinements(steps, parts))

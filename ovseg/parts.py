@@ -94,6 +94,11 @@ def refinement_names(refine: str | Sequence[str | nn.Module] | None) -> list[str
     return steps
 
 
+def asks_sam(refine: Sequence[str | nn.Module] | None) -> bool:
+    """Whether a refinement needs the part `sam`."""
+    return any(step in _ASK_SAM for step in refine or () if isinstance(step, str))
+
+
 def part_names(
     method: str | Callable[..., Any],
     given: Mapping[str, Part | None],
@@ -115,7 +120,7 @@ def part_names(
     chosen = {part: value for part, value in given.items() if value is not None}
     published = dict(PUBLISHED_PARTS.get(method, {})) if isinstance(method, str) else {}
     takes = parts_of(method) if isinstance(method, str) else tuple(chosen)
-    if refine is not None and any(step in _ASK_SAM for step in refine if isinstance(step, str)):
+    if asks_sam(refine):
         takes = (*takes, "sam") if "sam" not in takes else takes
         published.setdefault("sam", "sam_vitb")
     for part in chosen:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -40,7 +41,7 @@ class Segmenter(Protocol):
     """What a run needs of an inferencer."""
 
     def __call__(
-        self, images: Iterable[Any], classes: Any, *, batch_size: int | None, templates: Any
+        self, images: Iterable[Any], classes: Any, *, batch_size: int | None, templates: Any, **given: Any
     ) -> Iterator[Segmentation]:
         """Results in order."""
 
@@ -107,6 +108,7 @@ def run(
     max_pixels_ahead: int = 48_000_000,
     on_outcome: Callable[[Outcome], None] | None = None,
     keep_records: int = 20,
+    regions: Callable[[Path], np.ndarray] | None = None,
 ) -> RunSummary:
     """Segment the images that are not done yet, and write what the writers write.
 
@@ -128,6 +130,7 @@ def run(
         max_pixels_ahead: bound on the pixels that wait in memory.
         on_outcome: called after each image, in this thread.
         keep_records: how many records the summary holds.
+        regions: region ids of an image by its path, such as `ovseg.regions.RegionFolder`.
 
     Raises:
         VocabularyError, ConfigError, CheckpointError, MissingDependencyError: the set-up is wrong.
@@ -164,7 +167,7 @@ def run(
         good = [(image, result) for image, result in chunk if isinstance(result, np.ndarray)]
         good.sort(key=lambda each: each[1].shape)  # equal sizes make full batches
         for batch in (good[start : start + batch_size] for start in range(0, len(good), batch_size)):
-            for image, pixels, answer, seconds in _segment(segmenter, batch, classes, templates):
+            for image, pixels, answer, seconds in _segment(segmenter, batch, classes, templates, regions):
                 if isinstance(answer, Exception):
                     note(_failed(folder, image, "model", answer))
                 else:
@@ -255,13 +258,19 @@ def _chunks(
 
 
 def _segment(
-    segmenter: Segmenter, batch: list[tuple[ImageFile, np.ndarray]], classes: Any, templates: Any
+    segmenter: Segmenter,
+    batch: list[tuple[ImageFile, np.ndarray]],
+    classes: Any,
+    templates: Any,
+    regions: Callable[[Path], np.ndarray] | None = None,
 ) -> Iterator[tuple[ImageFile, np.ndarray, Segmentation | Exception, float]]:
     """Answers for a batch; where it fails, for its images one by one."""
     begin = time.perf_counter()
     try:
+        given = {} if regions is None else {"regions": [regions(image.path) for image, _ in batch]}
+        pixels_of = (pixels for _, pixels in batch)
         answers: Sequence[Segmentation | Exception] = list(
-            segmenter((pixels for _, pixels in batch), classes, batch_size=len(batch), templates=templates)
+            segmenter(pixels_of, classes, batch_size=len(batch), templates=templates, **given)
         )
         if len(answers) != len(batch):
             raise RuntimeError(f"{len(answers)} results for {len(batch)} images")
@@ -271,7 +280,7 @@ def _segment(
         if len(batch) > 1:
             _free_memory()
             for each in batch:
-                yield from _segment(segmenter, [each], classes, templates)
+                yield from _segment(segmenter, [each], classes, templates, regions)
             return
         answers = [error]
     seconds = (time.perf_counter() - begin) / len(batch)

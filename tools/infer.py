@@ -25,6 +25,8 @@ examples:
   python tools/infer.py 'photos/**/*.jpg' --classes words.yaml --threshold 0.3 --formats labels,scores -o out/
   python tools/infer.py photos/ --method configs/sclip/sclip_vitb16_voc21.py -o out/
   python tools/infer.py images.txt --classes ade20k --device cuda --dtype fp16 --batch-size 16 -o out/
+  python tools/infer.py photos/ --classes "cat, dog" --method proxyclip --guide dinov2_vitb14_reg -o out/
+  python tools/infer.py photos/ --classes "cat, dog" --method naclip --refine pamr,sam -o out/
   python tools/infer.py demo/images --classes demo/classes.txt --encoder bundled -o out/demo
 
 exit status: 0 all images done, 1 some failed (see errors.jsonl), 2 wrong usage, 130 stopped with Ctrl-C.
@@ -62,6 +64,24 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--method", default="sclip", help="a method's name, or an OpenMMLab config file (.py)")
     how.add_argument("--encoder", help="an encoder's name, or 'bundled' (default: the best one at hand)")
     how.add_argument("--weights", type=Path, help="a local weights file instead of the encoder's own")
+    how.add_argument(
+        "--guide",
+        help="the DINO (or SAM) that a method asks, such as dino_vitb8, dinov2_vitb14_reg or name=FILE",
+    )
+    how.add_argument("--sam", help="the SAM that a method or refinement asks: sam_vitb, sam_vith, name=FILE")
+    how.add_argument("--saliency", help="FOUND's weights, for clip-dinoiser-teacher")
+    how.add_argument("--convolutions", help="CLIP-DINOiser's weights, for clip-dinoiser")
+    how.add_argument(
+        "--refine",
+        help="after the scores: pamr, sam, regions, several as pamr,sam, or none (default: the method's)",
+    )
+    how.add_argument(
+        "--regions",
+        type=Path,
+        metavar="DIR",
+        help="regions by image name (.png, .npy, .npz) for corrclip and --refine regions; else SAM makes them",
+    )
+    how.add_argument("--compile", action="store_true", help="let torch compile the networks' blocks")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     how.add_argument(
         "--dtype", default="float32", choices=("float32", "bf16", "fp16"), help="of the networks"
@@ -182,6 +202,11 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
     }
     chosen = writers.build_writers(arguments.formats.split(","), **style)
     vocabulary, templates = words_of(arguments)
+    regions = None
+    if arguments.regions is not None:
+        from ovseg.regions import RegionFolder
+
+        regions = RegionFolder(arguments.regions)
     segmenter = build_segmenter(arguments, options, keep_scores=any(each.kind == "scores" for each in chosen))
     if segmenter.notice and not arguments.quiet:
         print(segmenter.notice)
@@ -193,6 +218,7 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
         "vocabulary": vocabulary.to_dict(),
         "templates": templates,
         "overlay": style,
+        "regions": None if arguments.regions is None else str(arguments.regions),
         "matte": list(matte),
     }
     folder = RunFolder(arguments.out, settings, versions, overwrite=arguments.overwrite)
@@ -222,6 +248,7 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
             matte=matte,
             readers=arguments.readers,
             on_outcome=progress.note,
+            regions=regions,
         )
     progress.close()
     report(summary, len(images), arguments.out, [each.folder for each in chosen], quiet=arguments.quiet)
@@ -256,6 +283,12 @@ def build_segmenter(arguments: argparse.Namespace, options: dict[str, Any], *, k
     head = {"threshold": arguments.threshold, "area_threshold": arguments.area_threshold}
     head = {key: value for key, value in head.items() if value is not None} | {"keep_scores": keep_scores}
     common = {"device": arguments.device, "dtype": arguments.dtype, "encoder": arguments.encoder}
+    parts = {
+        name: getattr(arguments, name) for name in ("guide", "sam", "saliency", "convolutions", "refine")
+    }
+    common |= {name: value for name, value in parts.items() if value is not None}
+    if arguments.compile:
+        common["compile"] = True
     if is_config(arguments.method):
         from ovseg.mm.build import inferencer_from_config, load_config
 

@@ -67,8 +67,6 @@ def build_method(method: str | Mapping[str, Any]) -> tuple[str | Callable[..., S
         for key in PARTS:
             if key in given:
                 given[key] = build_part(given[key], f"method.{key}")
-        if "refine" in given:
-            given["refine"] = [build_part(each, "method.refine") for each in given["refine"]]
         return _call(maker, {"encoder": encoder} | given, f"method '{name}'")
 
     build.__name__ = name if isinstance(name, str) else name.__name__
@@ -83,15 +81,20 @@ def build_inferencer(
     head: Mapping[str, Any] | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    **others: Any,
 ) -> Inferencer:
     """The handle of the core, from the parts of a config's `model`.
 
     Args:
-        method: see `build_method`.
+        method: see `build_method`; it may name the method's further networks (`guide="dino_vitb8"`) and
+            refinements.
         encoder, weights, device, dtype: see `ovseg.Inferencer`.
+        others: of `ovseg.Inferencer`, instead of what the method says: guide, sam, refine, compile ...
         head: options of `SegmentationHead`; with another `type`, a head of your own.
     """
     built, options = build_method(method)
+    if isinstance(options.get("refine"), list | tuple):
+        options["refine"] = [build_part(each, "method.refine") for each in options["refine"]]
     reading = plain(head or {})
     own_head = reading.get("type", "SegmentationHead") != "SegmentationHead"
     reading_options = {} if own_head else {key: reading[key] for key in reading if key != "type"}
@@ -106,7 +109,7 @@ def build_inferencer(
             device=device,
             dtype=dtype,
             **reading_options,
-            **options,
+            **(options | others),
         )
     except TypeError as error:
         raise ConfigError(
@@ -179,6 +182,7 @@ def inferencer_from_config(
     weights: str | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    **others: Any,
 ) -> Inferencer:
     """An `Inferencer` with the method, head and encoder of an OpenMMLab config.
 
@@ -187,7 +191,7 @@ def inferencer_from_config(
         classes: encoded right away with the config's templates, so that mistakes show early; None waits.
         encoder: instead of the config's.
         weights: a local file; with an `encoder` of its own, the config's weights are not used.
-        device, dtype: see `ovseg.Inferencer`.
+        device, dtype, others: see `ovseg.Inferencer`.
 
     Raises:
         ConfigError: the config cannot be read or says nothing that could be built.
@@ -200,6 +204,7 @@ def inferencer_from_config(
         head=model.get("head"),
         device=device,
         dtype=dtype,
+        **others,
     )
     if classes is not None:
         inferencer.bank(classes, templates_of(path))
