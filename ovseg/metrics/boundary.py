@@ -40,9 +40,9 @@ class BoundaryF:
 
     Pixels whose truth is `ignore_index` do not exist: what borders on them has no boundary there.
 
-    Source: Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC 2013, section
-    3.2, with its tolerance of 0.75 % of the diagonal; the same F as DAVIS's for one mask (Perazzi et al.,
-    CVPR 2016, section 5).
+    Source: Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC 2013,
+    with its tolerance of 0.75 % of the diagonal; the same F as DAVIS's for one mask (Perazzi et al.,
+    CVPR 2016).
     Deviations: the tolerance is not rounded up to whole pixels, as DAVIS does.
 
     Args:

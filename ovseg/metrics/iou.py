@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int, Integer
 
 from ovseg.errors import ConfigError, ShapeError
 
@@ -87,6 +87,11 @@ class IoU:
         self.hits += other.hits
         self.predicted += other.predicted
         self.truth += other.truth
+
+    @property
+    def counts(self) -> Int[np.ndarray, "3 K"]:
+        """Hits, predicted and true pixels of every class so far."""
+        return np.stack([self.hits, self.predicted, self.truth])
 
     def report(self) -> IoUReport:
         """The figures so far."""
