@@ -108,7 +108,7 @@ def run(
     max_pixels_ahead: int = 48_000_000,
     on_outcome: Callable[[Outcome], None] | None = None,
     keep_records: int = 20,
-    regions: Callable[[Path], np.ndarray] | None = None,
+    regions: Callable[[Path, tuple[int, int]], np.ndarray] | None = None,
 ) -> RunSummary:
     """Segment the images that are not done yet, and write what the writers write.
 
@@ -130,7 +130,7 @@ def run(
         max_pixels_ahead: bound on the pixels that wait in memory.
         on_outcome: called after each image, in this thread.
         keep_records: how many records the summary holds.
-        regions: region ids of an image by its path, such as `ovseg.regions.RegionFolder`.
+        regions: region ids by an image's path and size, such as `ovseg.regions.RegionFolder`.
 
     Raises:
         VocabularyError, ConfigError, CheckpointError, MissingDependencyError: the set-up is wrong.
@@ -262,12 +262,16 @@ def _segment(
     batch: list[tuple[ImageFile, np.ndarray]],
     classes: Any,
     templates: Any,
-    regions: Callable[[Path], np.ndarray] | None = None,
+    regions: Callable[[Path, tuple[int, int]], np.ndarray] | None = None,
 ) -> Iterator[tuple[ImageFile, np.ndarray, Segmentation | Exception, float]]:
     """Answers for a batch; where it fails, for its images one by one."""
     begin = time.perf_counter()
     try:
-        given = {} if regions is None else {"regions": [regions(image.path) for image, _ in batch]}
+        given = (
+            {}
+            if regions is None
+            else {"regions": [regions(image.path, pixels.shape[:2]) for image, pixels in batch]}
+        )
         pixels_of = (pixels for _, pixels in batch)
         answers: Sequence[Segmentation | Exception] = list(
             segmenter(pixels_of, classes, batch_size=len(batch), templates=templates, **given)

@@ -13,10 +13,12 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 
+from ovseg.encoders.bundled_sam import build_sam
 from ovseg.encoders.clip import OPENAI_MEAN, OPENAI_STD, ClipEncoder
 from ovseg.encoders.clip_loading import LoadedClip
 from ovseg.encoders.dino import DinoEncoder
 from ovseg.encoders.found import FoundEncoder
+from ovseg.encoders.sam import SamEncoder
 from ovseg.methods.clip_dinoiser import DinoiserConvolutions
 from ovseg.structures import TextBank
 
@@ -51,7 +53,22 @@ def tiny_part(part: str) -> nn.Module:
         )
         return DinoEncoder(trunk)
 
+    def sam() -> SamEncoder:
+        config = {
+            "image_encoder": dict(
+                img_size=64, patch_size=8, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0, out_chans=16,
+                use_rel_pos=True, window_size=4, global_attn_indexes=(1,),
+            ),
+            "prompt_encoder": dict(mask_in_chans=4),
+            "mask_decoder": dict(
+                num_multimask_outputs=3, iou_head_depth=2, iou_head_hidden_dim=16,
+                transformer=dict(depth=2, num_heads=2, mlp_dim=32),
+            ),
+        }  # fmt: skip
+        return SamEncoder(build_sam(config))
+
     makers = {
+        "sam": sam,
         "guide": lambda: dino(8),
         "saliency": lambda: FoundEncoder(dino(8)),
         "convolutions": lambda: DinoiserConvolutions(64, 16),

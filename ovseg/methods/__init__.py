@@ -11,10 +11,15 @@ from ovseg.errors import ConfigError, unknown_name
 from ovseg.methods.clearclip import clearclip
 from ovseg.methods.clip import clip
 from ovseg.methods.clip_dinoiser import clip_dinoiser
+from ovseg.methods.clip_dinoiser_teacher import clip_dinoiser_teacher
 from ovseg.methods.clip_surgery import clip_surgery
+from ovseg.methods.corrclip import corrclip
+from ovseg.methods.excel import excel
 from ovseg.methods.maskclip import maskclip
 from ovseg.methods.naclip import naclip
 from ovseg.methods.proxyclip import proxyclip
+from ovseg.methods.rgb_control import rgb_control
+from ovseg.methods.sc_clip import sc_clip
 from ovseg.methods.sclip import sclip
 from ovseg.scorer import Scorer
 
@@ -28,7 +33,15 @@ METHODS: dict[str, Callable[..., Scorer]] = {
     "clip-surgery": clip_surgery,
     "proxyclip": proxyclip,
     "clip-dinoiser": clip_dinoiser,
+    "clip-dinoiser-teacher": clip_dinoiser_teacher,
+    "excel": excel,
+    "sc-clip": sc_clip,
+    "corrclip": corrclip,
+    "rgb-control": rgb_control,
 }
+
+#: Of these, what is no published method but there to compare with.
+CONTROLS = ("rgb-control",)
 
 #: The weights that a method's further parts were published with.
 PUBLISHED_PARTS: dict[str, dict[str, str]] = {
