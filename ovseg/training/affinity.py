@@ -6,12 +6,14 @@ not DINO: DINO has seen photographs and no masks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import yaml
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -24,6 +26,8 @@ from ovseg.training.run import TrainingRun, export_run, scene_settings, stage_of
 
 #: Position embeddings on other grids than the trained one, in training and after.
 POSITIONS = PositionRule("size")
+KIND = "affinity ViT (not DINO): timm.models.vision_transformer.VisionTransformer"
+TRAINED_ON = "ovseg.scenes, split train, with its masks"
 
 
 def readings(trunk: VisionTransformer, images: Tensor) -> dict[str, Tensor]:
@@ -169,9 +173,21 @@ def start(config: dict, work_dir: Path, resume: bool) -> TrainingRun:
 
 
 def export(work_dir: Path, target: Path) -> str:
-    """Write a run's weights, fp16, under timm's names."""
-    about = {
-        "model": "affinity ViT (not DINO): timm VisionTransformer, arguments in affinity.json",
-        "trained_on": "ovseg.scenes, split train, with its masks",
+    """Write a run's weights, fp16, under timm's names, and beside them a JSON that says how to read them."""
+    about = {"model": f"{KIND}, arguments in {target.stem}.json", "trained_on": TRAINED_ON}
+    line = export_run(work_dir, target, about=about)
+    config = yaml.safe_load((work_dir / "config.yaml").read_text(encoding="utf-8"))
+    rows = work_dir / "eval.jsonl"
+    figures = rows.read_text(encoding="utf-8").splitlines() if rows.exists() else []
+    described = {
+        "model": KIND,
+        "arguments": config["model"],
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "positions": POSITIONS.mode,
+        "trained_on": TRAINED_ON,
+        "seed": config["seed"],
+        "validation": json.loads(figures[-1]) if figures else None,
     }
-    return export_run(work_dir, target, about=about)
+    target.with_suffix(".json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    return line
