@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,12 @@ import open_clip
 import timm.models.vision_transformer
 import torch
 from safetensors.torch import load_file
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.dino import DinoEncoder
+from ovseg.encoders.sam import SamEncoder
 from ovseg.score_map import ScoreMap
 from ovseg.structures import Pictures, TextBank
 
@@ -95,6 +97,55 @@ class Case:
         )
         trunk.load_state_dict(state, strict=True)
         return DinoEncoder(trunk, kind=kind).eval()
+
+    def sam_encoder(self) -> SamEncoder:
+        """The case's SAM in segment_anything's own classes, weights loaded strictly."""
+        state = {name[4:]: value for name, value in self.weights.items() if name.startswith("sam.")}
+        cells, _, width = state["image_encoder.pos_embed"].shape[1:]
+        patch = state["image_encoder.patch_embed.proj.weight"].shape[-1]
+        channels = state["image_encoder.neck.0.weight"].shape[0]
+        spans = {  # window side by block; the whole grid where attention is global
+            int(name.split(".")[2]): (len(value) + 1) // 2
+            for name, value in state.items()
+            if name.endswith("attn.rel_pos_h")
+        }
+        sam = Sam(
+            ImageEncoderViT(
+                img_size=cells * patch,
+                patch_size=patch,
+                embed_dim=width,
+                depth=len(spans),
+                num_heads=width // state["image_encoder.blocks.0.attn.rel_pos_h"].shape[1],
+                mlp_ratio=state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0] / width,
+                out_chans=channels,
+                norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                use_rel_pos=True,
+                window_size=min(spans.values()),
+                global_attn_indexes=tuple(block for block, span in spans.items() if span == cells),
+            ),
+            PromptEncoder(
+                embed_dim=channels,
+                image_embedding_size=(cells, cells),
+                input_image_size=(cells * patch, cells * patch),
+                mask_in_chans=state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
+            ),
+            MaskDecoder(
+                num_multimask_outputs=3,
+                transformer=TwoWayTransformer(
+                    depth=2,
+                    embedding_dim=channels,
+                    mlp_dim=state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
+                    num_heads=4,
+                ),
+                transformer_dim=channels,
+                iou_head_depth=3,
+                iou_head_hidden_dim=state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
+            ),
+            [123.675, 116.28, 103.53],
+            [58.395, 57.12, 57.375],
+        )
+        sam.load_state_dict(state, strict=True)
+        return SamEncoder(sam).eval()
 
     @property
     def rgb(self) -> Tensor:
