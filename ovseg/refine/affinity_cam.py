@@ -55,7 +55,7 @@ def spread_cams(
 ) -> Float[Tensor, "k h w"]:
     """Every map spread along the attention, from inside the boxes around its peaks only.
 
-    Source: Lin et al., arXiv 2212.09506 (CLIP-ES), section 3.3, as used by github.com/zwyang6/ExCEL at 2cd7f510.
+    Source: Lin et al., arXiv 2212.09506 (CLIP-ES), section 3.3, as in github.com/zwyang6/ExCEL at 2cd7f510.
 
     Args:
         cams: one per class, in [0, 1].

@@ -1,4 +1,4 @@
-"""Pixel-adaptive refinement (PAR): PAMR's successor, with Gaussian weights, more rings and a term of distance."""
+"""Pixel-adaptive refinement (PAR): PAMR with Gaussian weights, more rings and a term of distance."""
 
 from __future__ import annotations
 
@@ -65,8 +65,9 @@ class PAR(nn.Module):
 def gaussian_weights(image: Float[Tensor, "3 H W"], dilations: Sequence[int]) -> Float[Tensor, "J H W"]:
     """How much each pixel listens to each neighbour; they sum to 1 over the J of them."""
     count = 8 * len(dilations)
-    mean = sum(neighbours(image, dilations)) / count
-    std = (sum((each - mean).square() for each in neighbours(image, dilations)) / (count - 1)).sqrt()
+    mean = sum(neighbours(image, dilations), torch.zeros_like(image)) / count
+    squares = ((each - mean).square() for each in neighbours(image, dilations))
+    std = (sum(squares, torch.zeros_like(image)) / (count - 1)).sqrt()
     sharpness = 1 / ((std + 1e-8) * WIDTH)
     by_colour = torch.stack(
         [-((image - each) * sharpness).square().mean(dim=0) for each in neighbours(image, dilations)]

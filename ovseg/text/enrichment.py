@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
@@ -78,8 +79,9 @@ def attribute_bank(
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 300, 1e-4)
     points = embeddings.detach().float().cpu().numpy()
     count = min(clusters, len(points))
-    _, _, centres = cv2.kmeans(points, count, None, stop, 5, cv2.KMEANS_PP_CENTERS)
-    return torch.from_numpy(centres).to(embeddings.device)
+    nearest = np.zeros((len(points), 1), np.int32)  # written to, not read
+    _, _, centres = cv2.kmeans(points, count, nearest, stop, 5, cv2.KMEANS_PP_CENTERS)
+    return torch.from_numpy(np.asarray(centres)).to(embeddings.device)
 
 
 def encode_attributes(
@@ -114,22 +116,25 @@ def enrich(
 
     Raises:
         ConfigError: nothing would be left.
-        ShapeError: text and attributes are not of the same model.
     """
     if not 0 <= drop < 1:
         raise ConfigError(f"drop is a share in [0, 1), got {drop}")
-    if text.shape[1] != attributes.shape[1]:
-        raise ShapeError(
-            f"text has {text.shape[1]} dimensions and attributes {attributes.shape[1]}: encode both with the "
-            f"text tower of the same model"
-        )
     fit = text @ attributes.T
     least = fit.topk(int(drop * len(attributes)), largest=False).indices
     return F.normalize(text + fit.scatter(1, least, -torch.inf).softmax(dim=-1) @ attributes, dim=-1)
 
 
 def enrich_bank(bank: TextBank, attributes: Float[Tensor, "K D"], *, drop: float = 0.1) -> TextBank:
-    """The bank with every text enriched, except those of background classes. See `enrich`."""
+    """The bank with every text enriched, except those of background classes. See `enrich`.
+
+    Raises:
+        ShapeError: text and attributes are not of the same model.
+    """
+    if bank.embeddings.shape[1] != attributes.shape[1]:
+        raise ShapeError(
+            f"text has {bank.embeddings.shape[1]} dimensions and attributes {attributes.shape[1]}: encode both "
+            f"with the text tower of the same model"
+        )
     enriched = enrich(bank.embeddings, attributes.to(bank.embeddings), drop=drop)
     foreground = torch.tensor([k not in bank.background for k in bank.class_of_query.tolist()])
     chosen = foreground.to(bank.embeddings.device)[:, None]
