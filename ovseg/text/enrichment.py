@@ -132,8 +132,8 @@ def enrich_bank(bank: TextBank, attributes: Float[Tensor, "K D"], *, drop: float
     """
     if bank.embeddings.shape[1] != attributes.shape[1]:
         raise ShapeError(
-            f"text has {bank.embeddings.shape[1]} dimensions and attributes {attributes.shape[1]}: encode both "
-            f"with the text tower of the same model"
+            f"text has {bank.embeddings.shape[1]} dimensions and attributes {attributes.shape[1]}: "
+            f"encode both with the text tower of the same model"
         )
     enriched = enrich(bank.embeddings, attributes.to(bank.embeddings), drop=drop)
     foreground = torch.tensor([k not in bank.background for k in bank.class_of_query.tolist()])
