@@ -8,18 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
 from ovseg.encoders.checkpoints import load_into, load_state_dict, read_json
-from ovseg.errors import CheckpointError, MissingDependencyError
-
-try:
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-except ImportError as error:
-    raise MissingDependencyError(
-        "SAM models are built with Meta's package segment_anything, which is not installed: "
-        "pip install git+https://github.com/facebookresearch/segment-anything.git"
-    ) from error
+from ovseg.errors import CheckpointError
 
 CONFIG, WEIGHTS = "sam.json", "sam.safetensors"
 _PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")

@@ -10,8 +10,9 @@ masks, mean squared error on the predicted IoU.
   outputs that never win from dying.
 - Dice + 5 focal instead of dice + 20 focal; at a quarter of the image's pixels, as SAM's low-res logits are.
 - Mask prompts are coarse truths, not the model's own previous masks: one pass instead of eleven.
-- A small term asks the last block's attention to stay within a region. Trident reads that attention; in SAM
-  nothing but the masks trains it, here the generator's regions do. Say so beside figures that use it.
+- A term asks the last block's attention to spread evenly over a patch's region. It teaches grouping long
+  before the masks do, and Trident reads that attention. In SAM nothing but the masks trains it, here the
+  generator's regions do: say so beside figures that use it.
 """
 
 from __future__ import annotations
@@ -146,16 +147,24 @@ def measured_iou(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def attention_loss(weights: Tensor, share: Tensor) -> Tensor:
-    """-log of the attention (mean over heads) that a patch pays to its own region; mean over pure patches.
+    """How far attention (mean over heads) is from an even look at a patch's own region: KL divergence.
+
+    The mass on the region alone would be a poor target: a patch that looks at itself only reaches it.
 
     Args:
         weights: (B, heads, N, N), rows sum to 1.
         share: (B, R, N), how much of a patch each region covers; 0 on padding.
+
+    Returns:
+        KL(even on the region, attention) in nats, mean over pure patches; 0 if there are none.
     """
-    mass = weights.mean(1) @ share.transpose(1, 2)
+    even = share / share.sum(2, keepdim=True).clamp(min=1e-6)
+    looked = weights.mean(1).clamp(min=1e-8).log() @ even.transpose(1, 2)
+    entropy = -(even * even.clamp(min=1e-8).log()).sum(2)
     purity, region = share.max(1)
-    own = mass.gather(2, region[..., None])[..., 0]
-    return -own.clamp(min=1e-6).log()[purity > PURE].mean()
+    divergence = -looked.gather(2, region[..., None])[..., 0] - entropy.gather(1, region)
+    pure = purity > PURE
+    return (divergence * pure).sum() / pure.sum().clamp(min=1)
 
 
 def step_loss(sam: Sam, batch: SamBatch, weights: dict[str, float]) -> tuple[Tensor, dict[str, float]]:
