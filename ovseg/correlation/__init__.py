@@ -5,12 +5,15 @@
 
 from typing import Protocol, runtime_checkable
 
+from ovseg.correlation.colour import ColourCorrelation, ColourGuide
 from ovseg.correlation.neighbourhood import NeighbourhoodCorrelation
 from ovseg.correlation.proxy import ProxyCorrelation
 from ovseg.correlation.self_attention import IdentityCorrelation, QueryKeyCorrelation, SelfCorrelation
 from ovseg.structures import Affinity, OpenBlock, PatchFeatures
 
 __all__ = [
+    "ColourCorrelation",
+    "ColourGuide",
     "Correlation",
     "IdentityCorrelation",
     "NeighbourhoodCorrelation",
