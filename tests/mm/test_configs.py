@@ -11,7 +11,7 @@ import yaml
 from mmengine.config import Config
 
 from mm.conftest import CONFIGS, REPO
-from ovseg.methods import METHODS, options_of
+from ovseg.methods import CONTROLS, METHODS, options_of
 from ovseg.mm import load_config
 from ovseg.mm.registry import MODELS
 
@@ -33,7 +33,8 @@ def dataset_of(path: Path) -> str:
 
 def test_every_method_has_every_dataset() -> None:
     found = {(path.parent.name, dataset_of(path)) for path in CONFIGS}
-    assert found == set(product(METHODS, (*DATASETS, "scenes")))
+    published = set(METHODS) - set(CONTROLS)
+    assert found == set(product(published, (*DATASETS, "scenes"))) | set(product(CONTROLS, ["scenes"]))
     assert all((REPO / "configs" / m / f"{m}_bundled_scenes.py").is_file() for m in METHODS)
 
 
@@ -126,6 +127,26 @@ PUBLISHED = {
     ("maskclip", "voc21"): (448, 448, 224, 100, 0, 0),
     ("maskclip", "cityscapes"): (448, 448, 224, 100, 0, 0),
     ("maskclip", "coco_stuff164k"): (448, 448, 224, 100, 0, 0),
+    ("proxyclip", "voc21"): (336, 336, 112, 40, 0.2, 0),
+    ("proxyclip", "context60"): (336, 336, 112, 40, 0.15, 0),
+    ("proxyclip", "coco_object"): (336, 336, 112, 40, 0.25, 0),
+    ("proxyclip", "cityscapes"): (448, 224, 112, 40, 0, 0),
+    ("proxyclip", "ade20k"): (448, 336, 112, 40, 0, 0),
+    ("corrclip", "voc21"): (336, 336, 112, 40, 0.2, 0),
+    ("corrclip", "cityscapes"): (448, 224, 112, 40, 0, 0),
+    ("sc-clip", "voc21"): (336, 224, 112, 50, 0.15, 0.1),
+    ("sc-clip", "context60"): (336, 224, 112, 40, 0.15, 0),
+    ("sc-clip", "coco_object"): (336, 224, 112, 55, 0.35, 0),
+    ("sc-clip", "cityscapes"): (560, 224, 112, 40, 0, 0),
+    ("clip-dinoiser", "voc21"): (448, 448, 224, 100, 0, 0),
+    ("clip-dinoiser", "ade20k"): (448, 448, 224, 100, 0, 0),
+    ("trident", "voc21"): (448, 336, 224, 40, 0.2, 0),
+    ("trident", "context60"): (576, 336, 224, 40, 0.15, 0),
+    ("trident", "coco_object"): (448, 336, 224, 40, 0.25, 0),
+    ("trident", "voc20"): (336, 336, 112, 40, 0, 0),
+    ("trident", "cityscapes"): (688, 336, 224, 40, 0, 0),
+    ("trident", "ade20k"): (576, 336, 224, 40, 0, 0),
+    ("trident", "coco_stuff164k"): (448, 336, 224, 40, 0, 0),
 }
 
 
@@ -141,12 +162,14 @@ def test_published_settings(method: str, dataset: str) -> None:
     found = (scorer.short_side, windows.crop, stride, scorer.temperature, head.threshold, head.area_threshold)
     assert found == PUBLISHED[method, dataset]
     assert config.model.templates == "imagenet80"
-    assert config.model.encoder == ("clip_vitb16_laion2b" if method == "maskclip" else "clip_vitb16_openai")
+    laion = method in ("maskclip", "clip-dinoiser")
+    weights = "laion2b" if laion else "metaclip" if method == "corrclip" else "openai"
+    assert config.model.encoder == f"clip_vitb16_{weights}"
 
 
 def test_metafiles() -> None:
     index = yaml.safe_load((REPO / "model-index.yml").read_text())
-    assert [Path(each).parts[1] for each in index["Import"]] == sorted(METHODS)
+    assert [Path(each).parts[1] for each in index["Import"]] == sorted(set(METHODS) - set(CONTROLS))
     for each in index["Import"]:
         meta = yaml.safe_load((REPO / each).read_text())
         configs = {model["Config"] for model in meta["Models"]}

@@ -1,0 +1,1 @@
+model = dict(type="OvSegmentor", encoder="clip_vitb16_metaclip")

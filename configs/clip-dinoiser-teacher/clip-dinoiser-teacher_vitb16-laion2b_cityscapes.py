@@ -1,0 +1,6 @@
+_base_ = [
+    "../_base_/methods/clip-dinoiser-teacher.py",
+    "../_base_/datasets/cityscapes.py",
+    "../_base_/runtime/default.py",
+]
+model = dict(vocabulary="cityscapes_names")

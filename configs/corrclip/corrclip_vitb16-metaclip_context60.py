@@ -1,0 +1,2 @@
+_base_ = ["../_base_/methods/corrclip.py", "../_base_/datasets/context60.py", "../_base_/runtime/default.py"]
+model = dict(vocabulary="context60", head=dict(threshold=0.15))

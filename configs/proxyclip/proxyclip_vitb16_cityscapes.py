@@ -1,0 +1,6 @@
+_base_ = [
+    "../_base_/methods/proxyclip.py",
+    "../_base_/datasets/cityscapes.py",
+    "../_base_/runtime/default.py",
+]
+model = dict(vocabulary="cityscapes", method=dict(short_side=448, crop=224))

@@ -1,0 +1,6 @@
+_base_ = [
+    "../_base_/methods/sc-clip.py",
+    "../_base_/datasets/coco_stuff164k.py",
+    "../_base_/runtime/default.py",
+]
+model = dict(vocabulary="coco_stuff")
