@@ -96,7 +96,8 @@ class Inferencer:
             was published with, or the bundled ones with the bundled encoder.
         refine: what follows the scores, in order: "pamr", "sam" (asks the part `sam`), "regions", several as
             "pamr,sam" or a list, "none"; None is the method's own.
-        compile: let torch compile the transformer blocks: slow at the first image of a size, then faster.
+        compile: let torch compile the transformer blocks, which takes a minute at the first image; a backend's
+            name instead of True picks one of torch.compile's.
         device: auto, cpu, cuda, cuda:1, mps.
         dtype: of the towers: float32, bf16, fp16 (not on the CPU). Scores are float32 always.
         threshold, area_threshold, keep_scores: see `SegmentationHead`.
@@ -119,7 +120,7 @@ class Inferencer:
         saliency: Part | None = None,
         convolutions: Part | None = None,
         refine: str | Sequence[str | nn.Module] | None = None,
-        compile: bool = False,
+        compile: bool | str = False,
         device: str = "auto",
         dtype: str = "float32",
         threshold: float = 0.0,
@@ -161,7 +162,8 @@ class Inferencer:
             takes = parts_of(method)
         else:  # a maker gets what was given, but not a SAM that only a refinement asks
             takes = tuple(part for part in parts if not (part == "sam" and asks_sam(steps)))
-        self.scorer: Scorer = build(tower, **{part: parts[part] for part in takes}, **options).eval()
+        for_method = {part: parts[part] for part in takes if part in parts}
+        self.scorer: Scorer = build(tower, **for_method, **options).eval()
         if steps is not None:
             self.scorer.refine = nn.ModuleList(build_refinements(steps, parts))
         self.refine = [type(step).__name__ for step in self.scorer.refine]
@@ -175,7 +177,7 @@ class Inferencer:
         for module in networks:
             module.cast(torch_dtype)
             if compile:
-                module.compile_blocks()
+                module.compile_blocks("inductor" if compile is True else compile)
         self.scorer.to(target)
         self.head = head
         self.text_cache = None if text_cache is None else Path(text_cache)

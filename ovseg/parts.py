@@ -1,7 +1,7 @@
 """The networks beside CLIP that a method or a refinement asks: from a name to a module.
 
-A part is named as its weights are in `ovseg.encoders.weights` ("dino_vitb8"), "bundled", or with a file of
-one's own as `name=FILE`. What a call does not need is not imported.
+A part is named as its weights are in `ovseg.encoders.weights` ("dino_vitb8"), "bundled", with a file of one's
+own as `name=FILE`, or "none" where the method can do without. What a call does not need is not imported.
 """
 
 from __future__ import annotations
@@ -54,13 +54,16 @@ LOADERS: dict[str, Callable[[str], nn.Module]] = {
 }
 
 
-def _sam_masks(sam: nn.Module) -> nn.Module:
+def _sam_masks(sam: nn.Module | None) -> nn.Module:
     from ovseg.refine.sam_masks import SamMasks
+
+    if sam is None:
+        raise ConfigError("refinement 'sam' needs a SAM: name one, such as sam_vitb")
 
     return SamMasks(sam)
 
 
-def _region_voting(sam: nn.Module) -> nn.Module:
+def _region_voting(sam: nn.Module | None) -> nn.Module:
     from ovseg.refine.region_voting import RegionVoting
 
     return RegionVoting(sam)
@@ -127,7 +130,8 @@ def part_names(
         if part not in takes:
             names = ", ".join(takes) or "none"
             raise ConfigError(f"method '{method}' has no use for the part '{part}' (it takes: {names})")
-    return {part: chosen.get(part, BUNDLED if bundled else published.get(part, BUNDLED)) for part in takes}
+    names = {part: chosen.get(part, BUNDLED if bundled else published.get(part, BUNDLED)) for part in takes}
+    return {part: name for part, name in names.items() if name != "none"}
 
 
 def load_parts(names: Mapping[str, Part]) -> dict[str, nn.Module]:
@@ -148,7 +152,7 @@ def build_refinements(steps: Sequence[str | nn.Module], parts: Mapping[str, nn.M
     return [
         step
         if isinstance(step, nn.Module)
-        else REFINEMENTS[step](parts["sam"])
+        else REFINEMENTS[step](parts.get("sam"))
         if step in _ASK_SAM
         else REFINEMENTS[step]()
         for step in steps

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from run_helpers import save
-from support import random_bank, tiny_clip, tiny_encoder
+from support import random_bank, tiny_clip, tiny_encoder, tiny_part
 
 from ovseg.encoders.clip import ClipEncoder
+from ovseg.parts import LOADERS
 from ovseg.structures import TextBank
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -35,8 +36,10 @@ def bank() -> TextBank:
 
 @pytest.fixture
 def tiny_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every encoder name gives the random two-tower CLIP."""
+    """Every encoder name gives the random two-tower CLIP, and every other part a random network."""
     monkeypatch.setattr("ovseg.inferencer.load_clip", lambda *args, **options: tiny_clip())
+    for part in LOADERS:
+        monkeypatch.setitem(LOADERS, part, lambda name, part=part: tiny_part(part))
 
 
 @pytest.fixture

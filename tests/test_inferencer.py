@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import random_image
+from support import random_image, tiny_part
 
 from ovseg.errors import ConfigError, ImageError, VocabularyError
 from ovseg.inferencer import Inferencer, resolve_device, resolve_dtype
+from ovseg.methods import METHODS
+from ovseg.parts import LOADERS
 
 SMALL = dict(encoder="tiny", device="cpu", short_side=64, crop=48, stride=24)
 CLASSES = "cat = kitten | tabby, dog, sofa, grass"
@@ -34,7 +36,7 @@ def test_results_are_lazy_and_in_order() -> None:
     assert first.names == ("cat", "dog", "sofa", "grass")
 
 
-@pytest.mark.parametrize("method", ["clip", "maskclip", "sclip", "clearclip", "naclip"])
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_mixed_batches_equal_one_by_one(method: str) -> None:
     images = [random_image(*hw, seed) for seed, hw in enumerate([(70, 109), (50, 60), (70, 109), (37, 200)])]
     inferencer = Inferencer(method, **SMALL)
@@ -125,3 +127,79 @@ def test_devices_and_dtypes() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="CUDA"):
             resolve_device("cuda")
+
+
+class TestParts:
+    def test_published_names_are_loaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = {}
+        for part in LOADERS:
+            monkeypatch.setitem(
+                LOADERS, part, lambda name, part=part: asked.setdefault(part, name) and tiny_part(part)
+            )
+        described = Inferencer("corrclip", **SMALL).describe()
+        assert asked == {"guide": "dino_vitb8", "sam": "sam_vitb"}
+        assert described["parts"]["guide"]["name"] == "dino_vitb8"
+
+    def test_the_bundled_encoder_takes_bundled_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = {}
+        monkeypatch.setitem(
+            LOADERS, "guide", lambda name: asked.setdefault("guide", name) and tiny_part("guide")
+        )
+        Inferencer("proxyclip", **(SMALL | {"encoder": "bundled"}))
+        assert asked == {"guide": "bundled"}
+
+    def test_a_module_is_taken_as_it_is(self) -> None:
+        guide = tiny_part("guide")
+        assert Inferencer("proxyclip", guide=guide, **SMALL).scorer.guide is guide
+
+    def test_a_part_without_use_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="'sclip' has no use for the part 'guide'"):
+            Inferencer("sclip", guide="dino_vitb8", **SMALL)
+
+    def test_a_part_that_is_needed(self) -> None:
+        with pytest.raises(ConfigError, match="needs a guide"):
+            Inferencer("proxyclip", guide="none", **SMALL)
+
+    def test_corrclip_without_sam_takes_regions(self) -> None:
+        corrclip = Inferencer("corrclip", sam="none", **SMALL)
+        image = random_image(70, 109)
+        regions = np.zeros((70, 109), np.int64)
+        regions[:, 50:] = 1
+        (result,) = corrclip([image], CLASSES, regions=[regions])
+        assert result.image_hw == (70, 109)
+        with pytest.raises(ConfigError, match="give region maps"):
+            next(corrclip([image], CLASSES))
+        with pytest.raises(ConfigError, match=r"70x109 .* got int64 \(3, 3\)"):
+            next(corrclip([image], CLASSES, regions=[np.zeros((3, 3), np.int64)]))
+
+
+class TestRefine:
+    def test_names_replace_the_methods_own(self) -> None:
+        assert Inferencer("naclip", **SMALL).refine == ["PAMR"]
+        assert Inferencer("naclip", refine="none", **SMALL).refine == []
+        assert Inferencer("sclip", refine="pamr, regions", **SMALL).refine == ["PAMR", "RegionVoting"]
+
+    @pytest.mark.parametrize("refine", ["pamr", "sam", "regions"])
+    def test_runs(self, refine: str) -> None:
+        (result,) = Inferencer("sclip", refine=refine, **SMALL)([random_image(70, 109)], CLASSES)
+        assert result.labels.shape == (70, 109)
+        assert np.isfinite(result.confidence).all()
+
+    def test_unknown(self) -> None:
+        with pytest.raises(ConfigError, match="Did you mean 'pamr'"):
+            Inferencer("sclip", refine="pamrr", **SMALL)
+
+
+@pytest.mark.parametrize("method", ["proxyclip", "trident", "clip-dinoiser-teacher"])
+def test_compiled_blocks_give_the_same(method: str) -> None:
+    image = random_image(70, 109)
+    (plain,) = Inferencer(method, **SMALL)([image], CLASSES)
+    (compiled,) = Inferencer(method, compile="eager", **SMALL)([image], CLASSES)
+    np.testing.assert_allclose(compiled.confidence, plain.confidence, atol=1e-4)
+
+
+def test_bf16_parts_follow() -> None:
+    inferencer = Inferencer("proxyclip", dtype="bf16", **SMALL)
+    assert next(inferencer.scorer.guide.trunk.parameters()).dtype == torch.bfloat16
+    (result,) = inferencer([random_image(70, 109)], CLASSES)
+    assert np.isfinite(result.confidence).all()

@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--regions",
         type=Path,
         metavar="DIR",
-        help="regions by image name (.png, .npy, .npz) for corrclip and --refine regions; else SAM makes them",
+        help="regions by image name (.png, .npy, .npz) for corrclip and --refine regions, instead of SAM's",
     )
     how.add_argument("--compile", action="store_true", help="let torch compile the networks' blocks")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
@@ -289,6 +289,8 @@ def build_segmenter(arguments: argparse.Namespace, options: dict[str, Any], *, k
     common |= {name: value for name, value in parts.items() if value is not None}
     if arguments.compile:
         common["compile"] = True
+    if arguments.regions is not None and "sam" not in common and regions_replace_sam(arguments):
+        common["sam"] = "none"
     if is_config(arguments.method):
         from ovseg.mm.build import inferencer_from_config, load_config
 
@@ -298,6 +300,14 @@ def build_segmenter(arguments: argparse.Namespace, options: dict[str, Any], *, k
     from ovseg.inferencer import Inferencer
 
     return Inferencer(arguments.method, weights=arguments.weights, **common, **head, **options)
+
+
+def regions_replace_sam(arguments: argparse.Namespace) -> bool:
+    """Whether region files spare the run a SAM."""
+    refine = (arguments.refine or "").split(",")
+    if arguments.method == "corrclip":
+        return "sam" not in refine
+    return "regions" in refine and "sam" not in refine and arguments.method != "trident"
 
 
 def is_config(method: str) -> bool:

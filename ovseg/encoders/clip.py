@@ -73,10 +73,10 @@ class ClipEncoder(nn.Module):
         """The tower in another precision; statistics stay float32."""
         self.visual.to(dtype)
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, backend: str = "inductor") -> None:
         """Let torch compile the transformer blocks."""
         for block in self.tower.blocks:
-            block.compile()
+            block.compile(backend)
 
     @property
     def dtype(self) -> torch.dtype:

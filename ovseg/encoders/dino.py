@@ -89,10 +89,10 @@ class DinoEncoder(nn.Module):
         """The trunk in another precision; statistics stay float32."""
         self.trunk.to(dtype)
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, backend: str = "inductor") -> None:
         """Let torch compile the transformer blocks."""
         for block in self.tower.blocks:
-            block.compile()
+            block.compile(backend)
 
     def with_kind(self, kind: FeatureKind, layer: int = -1) -> DinoEncoder:
         """The same trunk, not a copy of it, with another feature.

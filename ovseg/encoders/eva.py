@@ -27,8 +27,8 @@ class _EvaBlock:
     def __call__(self, tokens: Tensor) -> Tensor:
         return self.block(tokens, rope=self.rotation)
 
-    def compile(self) -> None:
-        self.block.compile(dynamic=True)
+    def compile(self, backend: str = "inductor") -> None:
+        self.block.compile(dynamic=True, backend=backend)
 
     def split(self, tokens: Tensor) -> QKV:
         attention = self.block.attn

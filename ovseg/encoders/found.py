@@ -68,9 +68,9 @@ class FoundEncoder(nn.Module):
         self.dino.cast(dtype)
         self.decoder.to(dtype)
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, backend: str = "inductor") -> None:
         """Let torch compile the ViT's blocks."""
-        self.dino.compile_blocks()
+        self.dino.compile_blocks(backend)
 
     def open(self, image: Float[Tensor, "B 3 H W"]) -> OpenBlock:
         """The ViT's last block, without gradients: the ViT stays as it is.

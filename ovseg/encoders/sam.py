@@ -73,6 +73,16 @@ class SamEncoder(nn.Module):
         """Of the image encoder's parameters."""
         return next(self.trunk.parameters()).dtype
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """The image encoder in another precision; prompts stay float32."""
+        self.trunk.to(dtype)
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Let torch compile the blocks that attend within windows; the others come in chunks already."""
+        for block in self.trunk.blocks:
+            if block.window_size:
+                block.compile(dynamic=True, backend=backend)
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""

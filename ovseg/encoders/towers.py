@@ -29,7 +29,7 @@ class Block(Protocol):
     def __call__(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         """The block as trained."""
 
-    def compile(self) -> None:
+    def compile(self, backend: str = "inductor") -> None:
         """Let torch compile the block as trained, for any number of tokens."""
 
     def split(self, tokens: Float[Tensor, "B N C"]) -> QKV:
@@ -100,8 +100,8 @@ class _OpenClipBlock:
     def __call__(self, tokens: Tensor) -> Tensor:
         return self.block(tokens)
 
-    def compile(self) -> None:
-        self.block.compile(dynamic=True)
+    def compile(self, backend: str = "inductor") -> None:
+        self.block.compile(dynamic=True, backend=backend)
 
     def split(self, tokens: Tensor) -> QKV:
         attention = self.block.attn
@@ -154,8 +154,8 @@ class _TimmBlock:
     def __call__(self, tokens: Tensor) -> Tensor:
         return self.block(tokens)
 
-    def compile(self) -> None:
-        self.block.compile(dynamic=True)
+    def compile(self, backend: str = "inductor") -> None:
+        self.block.compile(dynamic=True, backend=backend)
 
     def split(self, tokens: Tensor) -> QKV:
         attention = self.block.attn

@@ -21,6 +21,7 @@ from ovseg.methods.proxyclip import proxyclip
 from ovseg.methods.rgb_control import rgb_control
 from ovseg.methods.sc_clip import sc_clip
 from ovseg.methods.sclip import sclip
+from ovseg.methods.trident import trident
 from ovseg.scorer import Scorer
 
 #: Every method by the name that `--method` and configs take.
@@ -37,6 +38,7 @@ METHODS: dict[str, Callable[..., Scorer]] = {
     "excel": excel,
     "sc-clip": sc_clip,
     "corrclip": corrclip,
+    "trident": trident,
     "rgb-control": rgb_control,
 }
 
@@ -98,6 +100,8 @@ def build_method(method: str, encoder: ClipEncoder, **parts_and_options: Any) ->
     """
     parts = parts_of(method)
     check_options(method, parts_and_options.keys() - set(parts))
-    if missing := [part for part in parts if part not in parts_and_options]:
+    signature = inspect.signature(METHODS[method]).parameters
+    required = [part for part in parts if signature[part].default is inspect.Parameter.empty]
+    if missing := [part for part in required if part not in parts_and_options]:
         raise ConfigError(f"method '{method}' needs a {' and a '.join(missing)}")
     return METHODS[method](encoder, **parts_and_options)

@@ -15,8 +15,10 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
+from support import tiny_part
 
 from ovseg.encoders.clip_loading import LoadedClip
+from ovseg.parts import LOADERS
 
 REPO = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in (REPO / "configs").rglob("*.py") if "_base_" not in path.parts)
@@ -25,7 +27,7 @@ CONFIGS = sorted(path for path in (REPO / "configs").rglob("*.py") if "_base_" n
 @cache
 def _tiny_model() -> open_clip.CLIP:
     generator = torch.Generator().manual_seed(3)
-    vision = {"image_size": 64, "patch_size": 32, "width": 32, "layers": 2, "head_width": 16}
+    vision = {"image_size": 64, "patch_size": 32, "width": 64, "layers": 3, "head_width": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     model = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
     with torch.no_grad():
@@ -52,8 +54,10 @@ def load_tiny_clip(name: str = "", **_: Any) -> LoadedClip:
 
 @pytest.fixture
 def tiny_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every `Inferencer` gets a tiny random CLIP: configs are tested without their weights."""
+    """Every `Inferencer` gets tiny random networks: configs are tested without their weights."""
     monkeypatch.setattr("ovseg.inferencer.load_clip", load_tiny_clip)
+    for part in LOADERS:
+        monkeypatch.setitem(LOADERS, part, lambda name, part=part: tiny_part(part))
 
 
 @pytest.fixture(autouse=True)
