@@ -6,6 +6,7 @@ there is no fallback and no switch for one.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
@@ -31,7 +32,7 @@ _TO_SAFETENSORS = (
     "Ask its author for a .safetensors file, or convert it where it cannot do harm: load it with torch in a "
     "sandbox, then safetensors.torch.save_file(state_dict, 'weights.safetensors')"
 )
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "teacher")
 _PREFIXES = ("module.", "_orig_mod.")
 #: Numbers that OpenAI's archives keep among the weights, and positions that transformers once stored.
 _NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "text.transformer.embeddings.position_ids")
@@ -40,8 +41,9 @@ _NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "text.transfo
 def load_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint, on the CPU, by name.
 
-    The kind of file is seen from its content, not from its name. Wrappers (`{"state_dict": ...}`) and
-    prefixes (`module.`) are taken off.
+    The kind of file is seen from its content, not from its name. Wrappers (`{"state_dict": ...}`; of DINO's
+    teacher and student, the teacher) and prefixes (`module.`) are taken off; other nested state dicts keep
+    their name as a prefix (`{"decoder": {"weight": ...}}` is `decoder.weight`).
 
     Args:
         path: `.safetensors`, or a torch checkpoint (`.pt`, `.pth`, `.bin`).
@@ -105,7 +107,8 @@ def _load_pickle(path: Path) -> object:
             f"'weights.safetensors')"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options beside weights: plain data
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it asks for {found[1]}" if found else "its pickle is no plain state dict"
@@ -138,7 +141,10 @@ def _unwrap(checkpoint: object) -> object:
 def _tensors(checkpoint: object) -> dict[str, Tensor]:
     if not isinstance(checkpoint, Mapping):
         return {}
-    return {k: v for k, v in checkpoint.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    named = {k: v for k, v in checkpoint.items() if isinstance(k, str)}
+    tensors = {k: v for k, v in named.items() if isinstance(v, Tensor)}
+    parts = {k: v for k, v in named.items() if isinstance(v, Mapping)}
+    return tensors or {f"{part}.{k}": v for part, inner in parts.items() for k, v in _tensors(inner).items()}
 
 
 def sha256_of(path: Path) -> str:
@@ -175,12 +181,12 @@ def verify_sha256(path: Path, expected: str, source: str) -> str:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str, architecture: str) -> None:
-    """Puts weights into an open_clip model, as float32 and without a second copy of them in memory.
+    """Puts weights into a model, as float32 and without a second copy of them in memory.
 
     The tensors become the model's parameters, so that it may have been built on the meta device.
 
     Args:
-        model: an open_clip `CLIP` or `CustomTextCLIP`.
+        model: an open_clip `CLIP` or `CustomTextCLIP`, or any other whose names are those of the weights.
         state: what `load_state_dict` gave.
         source: the file, for messages.
         architecture: what the model is called, for messages.
@@ -233,12 +239,22 @@ def describe(state: Mapping[str, Tensor]) -> str:
             "a model in the form of the transformers package (take open_clip_model.safetensors or "
             "open_clip_pytorch_model.bin of the same repository instead)"
         )
+    if any(name.startswith(("embeddings.", "vision_encoder.", "dinov2.embeddings.")) for name in state):
+        return (
+            "a model in the form of the transformers package (take the authors' own file, or that of timm's "
+            "repository)"
+        )
     if "visual.conv1.weight" in state and "visual.positional_embedding" in state:
         return _describe_vit(state)
     if "visual.trunk.patch_embed.proj.weight" in state:
         width, _, *patch = state["visual.trunk.patch_embed.proj.weight"].shape
         blocks = _layers(state, "visual.trunk.blocks.")
         return f"a CLIP with a timm image tower (width {width}, patch {patch[0]}, {blocks} layers; SigLIP?)"
+    if "patch_embed.proj.weight" in state and state["patch_embed.proj.weight"].ndim == 4:
+        width, _, *patch = state["patch_embed.proj.weight"].shape
+        size = f"width {width}, patch {patch[0]}, {_layers(state, 'blocks.')} layers"
+        registers = f", {state['reg_token'].shape[1]} registers" if "reg_token" in state else ""
+        return f"a vision transformer without a text tower ({size}{registers})"
     clues = {
         "visual.layer1.0.conv1.weight": "a CLIP ResNet, which has no transformer block to open",
         "class_embedding": "only the image tower of a CLIP; the text tower is needed too",
@@ -246,7 +262,7 @@ def describe(state: Mapping[str, Tensor]) -> str:
         "patch_embed.proj.weight": "a vision transformer without a text tower (DINO, timm)",
         "blocks.0.attn.qkv.weight": "a vision transformer without a text tower (DINO, timm)",
     }
-    return next((words for name, words in clues.items() if name in state), "no CLIP that is known here")
+    return next((words for name, words in clues.items() if name in state), "nothing that is known here")
 
 
 def _describe_vit(state: Mapping[str, Tensor]) -> str:

@@ -1,4 +1,4 @@
-"""Weights from the Hugging Face hub: its local cache first, a download only when that is allowed."""
+"""Weights from the Hugging Face hub: local caches first, a download only when that is allowed."""
 
 from __future__ import annotations
 
@@ -6,58 +6,79 @@ import os
 import re
 import socket
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 import huggingface_hub
 import huggingface_hub.constants
+import torch.hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from ovseg.encoders.checkpoints import verify_sha256
-from ovseg.encoders.weights import WEIGHTS, WeightsEntry
+from ovseg.encoders.weights import BUNDLED, CLIP_KINDS, OPTIONS, WEIGHTS, Kind, WeightsEntry
 from ovseg.errors import CheckpointError
 
-Availability = Literal["bundled", "cached", "download"]
+#: "by hand": on no hub; the user passes a file.
+Availability = Literal["bundled", "cached", "download", "by hand"]
+#: What an entry is called in messages.
+_NOUNS: dict[Kind, str] = {
+    "dino": "guide",
+    "sam": "SAM",
+    "found": "saliency part",
+    "dinoiser": "CLIP-DINOiser convolutions",
+}
 
 
-def available(cache_dir: Path | None = None) -> list[tuple[WeightsEntry, Availability]]:
-    """All entries of the table, and whether they need a download."""
+def available(
+    cache_dir: Path | None = None, kinds: Collection[Kind] | None = None
+) -> list[tuple[WeightsEntry, Availability]]:
+    """The entries of the table, of some kinds or all, and whether they need a download."""
 
     def state(entry: WeightsEntry) -> Availability:
         if entry.kind == "bundled":
             return "bundled"
-        return "cached" if find_cached(entry, cache_dir) else "download"
+        if find_cached(entry, cache_dir):
+            return "cached"
+        return "download" if entry.repo else "by hand"
 
-    return [(entry, state(entry)) for entry in WEIGHTS.values()]
+    return [(entry, state(entry)) for entry in WEIGHTS.values() if kinds is None or entry.kind in kinds]
 
 
 def find_cached(entry: WeightsEntry, cache_dir: Path | None = None) -> Path | None:
-    """The entry's file in the Hugging Face cache, if it is there."""
-    if not entry.repo:
-        return None
-    for revision in filter(None, (entry.revision, "main")):
+    """The entry's file in the Hugging Face cache, or as the authors' code leaves it in that of torch.hub."""
+    for revision in filter(None, (entry.revision, "main")) if entry.repo else ():
         for file in entry.files:
             found = huggingface_hub.try_to_load_from_cache(entry.repo, file.filename, cache_dir, revision)
             if isinstance(found, str):
                 return Path(found)
-    return None
+    return _in_torch_hub(entry)
+
+
+def _in_torch_hub(entry: WeightsEntry) -> Path | None:
+    if entry.kind not in ("dino", "sam") or not entry.origin:  # others' file names would fit many files
+        return None
+    path = Path(torch.hub.get_dir()) / "checkpoints" / entry.origin.rpartition("/")[2]
+    return path if path.is_file() else None
 
 
 def fetch(entry: WeightsEntry, *, offline: bool = False, cache_dir: Path | None = None) -> Path:
-    """The entry's file, from the cache or by download with a progress bar; its hash is checked.
+    """The entry's file, from a cache or by download with a progress bar; its hash is checked.
 
     Raises:
         CheckpointError: not there and not to be had, or its hash is wrong.
     """
     path = find_cached(entry, cache_dir)
     if path is None:
+        if not entry.repo:
+            raise _unavailable(entry, "it is on no hub", cache_dir)
         if offline:
             raise _unavailable(entry, "HF_HUB_OFFLINE or offline=True forbids the network", cache_dir)
         if (host := _unreachable_host()) is not None:
             raise _unavailable(entry, f"{host} cannot be reached from here", cache_dir)
         path = _download(entry, cache_dir)
-    known = next((file.sha256 for file in entry.files if file.filename == path.name), None)
+    known = next((f.sha256 for f in entry.files if Path(f.filename).name == path.name), None)
     if known is not None:
         verify_sha256(path, known, "ovseg's table of weights")
     stated = path.resolve().name  # the cache names a large file by the hash that the hub states for it
@@ -91,13 +112,21 @@ def reason_of(error: Exception) -> str:
 
 def _unavailable(entry: WeightsEntry, reason: str, cache_dir: Path | None) -> CheckpointError:
     names = " or ".join(file.filename for file in entry.files)
-    cache = cache_dir or huggingface_hub.constants.HF_HUB_CACHE
+    cache = str(cache_dir or huggingface_hub.constants.HF_HUB_CACHE)
+    if entry.origin and entry.kind in ("dino", "sam"):
+        cache += f" or {Path(torch.hub.get_dir()) / 'checkpoints'}"
+    address = f"{entry.url}/tree/{entry.revision or 'main'}" if entry.repo else entry.origin
+    if entry.kind in CLIP_KINDS:
+        how = "--weights FILE"
+        bundled = "the small bundled model with --encoder bundled"
+    else:
+        how = f"{OPTIONS[entry.kind]} {entry.name}=FILE"
+        bundled = f"the small bundled one with {OPTIONS[entry.kind]} {BUNDLED}"
     return CheckpointError(
-        f"no weights for encoder '{entry.name}': {names} of {entry.repo} is not in the Hugging Face cache "
-        f"({cache}) and cannot be downloaded ({reason}). Download it from {entry.url}/tree/"
-        f"{entry.revision or 'main'} where there is a network and pass it with --weights FILE "
-        f"(weights=FILE in Python), or use the small bundled model with --encoder bundled (drawn scenes, no "
-        f"photographs)"
+        f"no weights for {_NOUNS.get(entry.kind, 'encoder')} '{entry.name}': {names} of "
+        f"{entry.repo or urlsplit(entry.origin).hostname} is not in the cache ({cache}) and cannot be "
+        f"downloaded ({reason}). Download it from {address} where there is a network and pass it with {how} "
+        f"(weights=FILE in Python), or use {bundled} (drawn scenes, no photographs)"
     )
 
 

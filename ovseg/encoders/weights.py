@@ -1,85 +1,56 @@
-"""The weights that ovseg knows by name: one table.
+"""The weights that ovseg knows by name: one table, of CLIPs here and of guides in `guide_weights`.
 
-Architectures are names of open_clip's model configs, tags those of its pretrained table (3.3). A hash
-stands here only where it is known for that very file; files from the Hugging Face cache are checked against
-the hash that the hub itself states, so a hash in the table protects against a changed repository.
+Architectures of CLIPs are names of open_clip's model configs, tags those of its pretrained table (3.3). A
+hash stands here only where it is known for that very file; files from the Hugging Face cache are checked
+against the hash that the hub itself states, so a hash in the table protects against a changed repository.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Iterator
 
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
+from ovseg.encoders.guide_weights import GUIDES
+from ovseg.encoders.weights_entry import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF,
+    PICKLE,
+    RGB,
+    SAFETENSORS,
+    Kind,
+    WeightsEntry,
+    WeightsFile,
+)
 from ovseg.errors import ConfigError, unknown_name
 
-Kind = Literal["clip", "siglip", "bundled"]
-RGB = tuple[float, float, float]
-
-CLIP_MEAN: RGB = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD: RGB = (0.26862954, 0.26130258, 0.27577711)
-HALF: RGB = (0.5, 0.5, 0.5)
+__all__ = [
+    "BUNDLED",
+    "CLIP_KINDS",
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "DEFAULT",
+    "HALF",
+    "OPTIONS",
+    "PICKLE",
+    "PREFERENCE",
+    "RGB",
+    "SAFETENSORS",
+    "WEIGHTS",
+    "Kind",
+    "WeightsEntry",
+    "WeightsFile",
+    "find_entry",
+    "find_part",
+    "is_architecture",
+    "markdown_table",
+]
 
 DEFAULT = "clip_vitb16_openai"
 BUNDLED = "bundled"
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """A file of a repository.
-
-    Attributes:
-        filename: its path in the repository.
-        sha256: of this file, lower-case hex; None where unknown.
-    """
-
-    filename: str
-    sha256: str | None = None
-
-
-SAFETENSORS = WeightsFile("open_clip_model.safetensors")
-PICKLE = WeightsFile("open_clip_pytorch_model.bin")
-
-
-@dataclass(frozen=True)
-class WeightsEntry:
-    """One trained model.
-
-    Attributes:
-        name: how ovseg calls it.
-        architecture: open_clip's model config.
-        tag: open_clip's tag for the weights; empty where it has none.
-        repo: Hugging Face repository; empty for files in the package or named by the user.
-        licence: of the weights, an SPDX identifier where there is one.
-        licence_source: who says so.
-        files: in order of preference; the first that exists is used.
-        revision: commit of the repository that was looked at; None follows its main branch.
-        quick_gelu: trained with OpenAI's approximation of GELU (cannot be seen from the file).
-        mean, std: RGB statistics for values in [0, 1].
-        kind: "siglip" needs a Hugging Face tokenizer, and the transformers package to read it.
-    """
-
-    name: str
-    architecture: str
-    tag: str
-    repo: str
-    licence: str
-    licence_source: str = "model card"
-    files: tuple[WeightsFile, ...] = (SAFETENSORS, PICKLE)
-    revision: str | None = None
-    quick_gelu: bool = False
-    mean: RGB = CLIP_MEAN
-    std: RGB = CLIP_STD
-    kind: Kind = "clip"
-
-    @property
-    def url(self) -> str:
-        """The repository's page."""
-        return f"https://huggingface.co/{self.repo}" if self.repo else ""
 
 
 def _openai(name: str, architecture: str, repo: str) -> WeightsEntry:
@@ -104,7 +75,7 @@ def _dfn(name: str, architecture: str, tag: str, repo: str) -> WeightsEntry:
 _B32_SHA = "1bd3c7172de5b207ceac554f5ab5266166f3b9baccc9af5989bc801016d080ad"
 _H14_SHA = "9a78ef8e8c73fd0df621682e7a8e8eb36c6916cb3c16b291a082ecd52ab79cc4"
 
-_ENTRIES = (
+_CLIPS = (
     _openai("clip_vitb32_openai", "ViT-B-32", "timm/vit_base_patch32_clip_224.openai"),
     _openai("clip_vitb16_openai", "ViT-B-16", "timm/vit_base_patch16_clip_224.openai"),
     _openai("clip_vitl14_openai", "ViT-L-14", "timm/vit_large_patch14_clip_224.openai"),
@@ -180,7 +151,19 @@ _ENTRIES = (
 )
 
 #: The table.
-WEIGHTS: dict[str, WeightsEntry] = {entry.name: entry for entry in _ENTRIES}
+WEIGHTS: dict[str, WeightsEntry] = {entry.name: entry for entry in (*_CLIPS, *GUIDES)}
+#: What has words.
+CLIP_KINDS: tuple[Kind, ...] = ("clip", "siglip", "bundled")
+#: The option that takes a part of a kind.
+OPTIONS: dict[Kind, str] = {
+    "clip": "--encoder",
+    "siglip": "--encoder",
+    "bundled": "--encoder",
+    "dino": "--guide",
+    "sam": "--sam",
+    "found": "--saliency",
+    "dinoiser": "--convolutions",
+}
 
 #: What `default_encoder` looks for in the cache, best first: ViT-B/16 before larger models, because that is
 #: what the training-free methods were published with and several of them lose on larger ones; OpenAI's
@@ -206,13 +189,18 @@ PREFERENCE = (
 
 
 def find_entry(name: str) -> WeightsEntry:
-    """The entry for a name of the table, or for an `architecture:tag` pair of open_clip's.
+    """The entry of a CLIP: a name of the table, or an `architecture:tag` pair of open_clip's.
 
     Raises:
         ConfigError: no such name; the message lists the valid ones and the nearest match.
     """
     if name in WEIGHTS:
-        return WEIGHTS[name]
+        entry = WEIGHTS[name]
+        if entry.kind not in CLIP_KINDS:
+            raise ConfigError(
+                f"'{name}' knows no words, it is no encoder: pass it with {OPTIONS[entry.kind]}"
+            )
+        return entry
     if ":" in name:
         return _from_open_clip(*name.split(":", 1))
     if is_architecture(name):
@@ -222,7 +210,32 @@ def find_entry(name: str) -> WeightsEntry:
             f"'{name}' is an architecture: say which weights too, by a tag ({examples}) or a file "
             f"(--weights FILE)"
         )
-    raise unknown_name("encoder", name, WEIGHTS)
+    raise unknown_name("encoder", name, _names(CLIP_KINDS))
+
+
+def find_part(name: str, *kinds: Kind) -> WeightsEntry:
+    """The entry of a network beside CLIP.
+
+    Args:
+        name: of the table.
+        kinds: what will do.
+
+    Raises:
+        ConfigError: no such name, or it is of another kind; the message lists the valid ones.
+    """
+    entry = WEIGHTS.get(name)
+    if entry is None:
+        raise unknown_name("guide" if "dino" in kinds else "part", name, [BUNDLED, *_names(kinds)])
+    if entry.kind not in kinds:
+        raise ConfigError(
+            f"'{name}' goes with {OPTIONS[entry.kind]}, here one of these is wanted: "
+            f"{', '.join([BUNDLED, *_names(kinds)])}"
+        )
+    return entry
+
+
+def _names(kinds: Collection[Kind]) -> list[str]:
+    return [entry.name for entry in WEIGHTS.values() if entry.kind in kinds]
 
 
 def is_architecture(name: str) -> bool:
@@ -242,7 +255,7 @@ def _from_open_clip(architecture: str, tag: str) -> WeightsEntry:
             f"{published.get('url') or 'its weights'} and pass --encoder {architecture} --weights FILE"
         )
     repo, filename = os.path.split(published["hf_hub"])
-    known = next((each for each in _ENTRIES if each.repo == repo), None)
+    known = next((each for each in _CLIPS if each.repo == repo), None)
     config = open_clip.get_model_config(architecture)
     return WeightsEntry(
         f"{architecture}:{tag}",
@@ -269,19 +282,44 @@ def _files(filename: str) -> tuple[WeightsFile, ...]:
 
 
 def markdown_table() -> str:
-    """The table for docs/weights.md."""
+    """The tables for docs/weights.md."""
     return "\n".join(_rows()) + "\n"
 
 
 def _rows() -> Iterator[str]:
-    yield "| name | open_clip | source | licence | said by |"
-    yield "|---|---|---|---|---|"
-    for entry in _ENTRIES:
+    yield from (
+        "### Encoders",
+        "",
+        "| name | open_clip | source | licence | said by |",
+        "|---|---|---|---|---|",
+    )
+    for entry in _CLIPS:
         model = f"`{entry.architecture}:{entry.tag}`" if entry.tag else "config in the package"
         activation = ", QuickGELU" if entry.quick_gelu else ""
-        source = f"[{entry.repo}]({entry.url})" if entry.repo else "in the package"
-        licence = f"{entry.licence} | {entry.licence_source}"
-        yield f"| `{entry.name}` | {model}{activation} | {source} | {licence} |"
+        yield f"| `{entry.name}` | {model}{activation} | {_source(entry)} | {_licence(entry)} |"
+    yield from ("", "### Guides", "", "| name | timm | positions | source | licence | said by |")
+    yield "|---|---|---|---|---|---|"
+    for entry in GUIDES:
+        if entry.kind == "dino":
+            positions = "rotary" if "dinov3" in entry.architecture else entry.positions
+            row = f"`{entry.name}` | `{entry.architecture}` | {positions}"
+            yield f"| {row} | {_source(entry)} | {_licence(entry)} |"
+    yield from ("", "### Other parts", "", "| name | option | file | source | licence | said by |")
+    yield "|---|---|---|---|---|---|"
+    for entry in GUIDES:
+        if entry.kind != "dino":
+            row = f"`{entry.name}` | `{OPTIONS[entry.kind]}` | `{os.path.basename(entry.files[0].filename)}`"
+            yield f"| {row} | {_source(entry)} | {_licence(entry)} |"
+
+
+def _source(entry: WeightsEntry) -> str:
+    if entry.repo:
+        return f"[{entry.repo}]({entry.url})"
+    return f"[by hand]({entry.origin})" if entry.origin else "in the package"
+
+
+def _licence(entry: WeightsEntry) -> str:
+    return f"{entry.licence} | {entry.licence_source}"
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ def test_architecture_is_recognised() -> None:
         ("visual.layer1.0.conv1.weight", "ResNet"),
         ("blocks.0.attn.qkv.weight", "without a text tower"),
         ("class_embedding", "only the image tower"),
-        ("foo", "no CLIP that is known"),
+        ("foo", "nothing that is known"),
     ],
 )
 def test_other_contents_are_recognised(name: str, words: str) -> None:

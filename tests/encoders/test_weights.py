@@ -7,13 +7,25 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import timm
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ovseg.encoders.weights import DEFAULT, PREFERENCE, WEIGHTS, find_entry, markdown_table
+from ovseg.encoders.weights import (
+    CLIP_KINDS,
+    DEFAULT,
+    OPTIONS,
+    PREFERENCE,
+    WEIGHTS,
+    find_entry,
+    find_part,
+    markdown_table,
+)
 from ovseg.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs" / "weights.md"
-PUBLISHED = [entry for entry in WEIGHTS.values() if entry.kind != "bundled"]
+PUBLISHED = [entry for entry in WEIGHTS.values() if entry.kind in ("clip", "siglip")]
+GUIDES = [entry for entry in WEIGHTS.values() if entry.kind not in CLIP_KINDS]
 
 
 @pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.name)
@@ -31,10 +43,48 @@ def test_entries_say_what_open_clip_says(entry) -> None:
 def test_entries_are_complete(entry) -> None:
     assert entry.licence
     assert entry.licence_source
-    assert entry.files[0].filename.endswith(".safetensors")
+    assert entry.files[0].filename.endswith(".safetensors") == (
+        entry.kind in CLIP_KINDS or "timm" in entry.repo
+    )
+    assert entry.kind in OPTIONS
+    assert entry.repo or entry.origin or entry.kind == "bundled"
+    assert not entry.trunk or entry.trunk in WEIGHTS
     for file in entry.files:
         assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
     assert entry.revision is None or re.fullmatch("[0-9a-f]{40}", entry.revision)
+
+
+@pytest.mark.parametrize("entry", GUIDES, ids=lambda entry: entry.name)
+def test_guides_say_what_timm_says(entry) -> None:
+    assert (entry.mean, entry.std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    if entry.repo.startswith("timm/"):
+        published = timm.get_pretrained_cfg(entry.repo.removeprefix("timm/"))
+        assert published is not None
+        assert published.hf_hub_id == entry.repo
+        assert published.architecture == entry.architecture
+        assert (published.mean, published.std) == (entry.mean, entry.std)
+        assert (published.url or "") == entry.origin
+        assert str(published.license).lower() == entry.licence.lower()
+    elif entry.kind == "dino":
+        assert entry.architecture in timm.list_models()
+
+
+def test_files_that_are_alike_have_one_name() -> None:
+    """torch.hub's folder knows a file by its name alone."""
+    names = [entry.origin.rpartition("/")[2] for entry in GUIDES if entry.origin]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dino_vit8", "unknown guide 'dino_vit8'. Did you mean 'dino_vit[bs]8'.* bundled, .*sam_vitb"),
+        ("clip_vitb16_openai", "goes with --encoder, here one of these is wanted: bundled, dino_vits16"),
+    ],
+)
+def test_unknown_parts(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_part(name, "dino", "sam")
 
 
 def test_the_preference_is_of_the_table() -> None:
