@@ -5,12 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor
 
 from ovseg.scenes import Scene, SceneSet
 from ovseg.training.clip_batches import scene_regions
-from ovseg.training.sam_batches import MIN_BACKGROUND_PX, Prompts, box_of
+from ovseg.training.sam_batches import MIN_BACKGROUND_PX, SMALL_MASK, Prompts, box_of
 from ovseg.training.sam_pretrain import decode, preprocess
 
 SIZES_HW = ((224, 224), (168, 224), (224, 160))
@@ -42,6 +43,16 @@ def iou_of(found: Tensor, truth: Tensor) -> Tensor:
     return (found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)
 
 
+def patch_probabilities(truth: Tensor, side: int, mask_side: int, patch: int = 16) -> Tensor:
+    """(K, H, W) bool -> (K, 1, mask_side, mask_side): what a perfect score map of 16 px patches would give.
+
+    Padded to `side`, in the range that Trident's mask prompts have.
+    """
+    padded = F.pad(truth[:, None].float(), (0, side - truth.shape[2], 0, side - truth.shape[1]))
+    shape = (mask_side, mask_side)
+    return SMALL_MASK * F.interpolate(F.avg_pool2d(padded, patch), shape, mode="bilinear")
+
+
 @torch.no_grad()
 def evaluate(sam: Sam, split: str, *, scenes: int = 32, seed: int = 0) -> dict[str, float]:
     """Mean IoU at full size, over all segments of the scenes.
@@ -53,9 +64,10 @@ def evaluate(sam: Sam, split: str, *, scenes: int = 32, seed: int = 0) -> dict[s
         seed: which.
 
     Returns:
-        "box" (true box), "point" (innermost pixel), "point_best" (of the three multi-mask outputs the one
-        that the model rates best) for objects, "ground" (innermost pixel) for backgrounds, "box_itself"
-        (the box taken as the mask), "iou_error" (mean absolute error of the IoU predicted for boxes).
+        For objects "box" (true box), "point" (innermost pixel), "point_best" (of the three multi-mask
+        outputs the one that the model rates best), "all" (point, box and `patch_probabilities`); "ground"
+        (innermost pixel) for backgrounds; "box_itself" (the box taken as the mask); "iou_error" (mean
+        absolute error of the IoU predicted for boxes).
     """
     drawn = SceneSet(split, seed, length=scenes)
     found: dict[str, list[Tensor]] = {}
@@ -70,6 +82,9 @@ def evaluate(sam: Sam, split: str, *, scenes: int = 32, seed: int = 0) -> dict[s
         by_box, rated = answers(sam, embedding, Prompts(boxes=boxes), size_hw)
         ones = torch.ones(len(masks), 1)
         by_point, point_rated = answers(sam, embedding, Prompts(points=(centres, ones)), size_hw)
+        sides = sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0]
+        every = Prompts((centres, ones), boxes, patch_probabilities(truth, *sides))
+        by_all, _ = answers(sam, embedding, every, size_hw)
         best = by_point[torch.arange(len(masks)), 1 + point_rated[:, 1:].argmax(1)]
         filled = torch.zeros_like(truth)
         for place, (x0, y0, x1, y1) in enumerate(boxes.int().tolist()):
@@ -79,6 +94,7 @@ def evaluate(sam: Sam, split: str, *, scenes: int = 32, seed: int = 0) -> dict[s
             "box": box[:objects],
             "point": point[:objects],
             "point_best": iou_of(best, truth)[:objects],
+            "all": iou_of(by_all[:, 0], truth)[:objects],
             "ground": point[objects:],
             "box_itself": iou_of(filled, truth)[:objects],
             "iou_error": (rated[:, 0] - box).abs()[:objects],
