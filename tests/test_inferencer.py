@@ -14,7 +14,7 @@ from ovseg.inferencer import Inferencer, resolve_device, resolve_dtype
 from ovseg.methods import METHODS
 from ovseg.parts import LOADERS
 
-SMALL = dict(encoder="tiny", device="cpu", short_side=64, crop=48, stride=24)
+SMALL = dict(encoder="tiny", device="cpu", short_side=64, crop=48, stride=16)
 CLASSES = "cat = kitten | tabby, dog, sofa, grass"
 
 pytestmark = pytest.mark.usefixtures("tiny_weights")
@@ -88,7 +88,7 @@ def test_description_is_json_and_names_what_changes_results() -> None:
     one = Inferencer("sclip", **SMALL).describe()
     assert json.loads(json.dumps(one)) == one
     assert one["method"] == "sclip"
-    assert one["options"]["stride"] == 24
+    assert one["options"]["stride"] == 16
     assert one["options"]["temperature"] == 40
     assert one["weights_sha256"] == "0" * 64
     other = Inferencer("sclip", **(SMALL | {"stride": 12}), threshold=0.2).describe()

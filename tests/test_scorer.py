@@ -58,7 +58,7 @@ class TestEveryMethod:
     def build(self, method: str, **options: object) -> Scorer:
         small = {"short_side": 64}
         if options_of(method).get("crop"):
-            small |= {"crop": 48, "stride": 24}
+            small |= {"crop": 48, "stride": 16}
         parts = {part: tiny_part(part) for part in parts_of(method)}
         return build_method(method, tiny_encoder(), **parts, **(small | options)).eval()
 

@@ -2,5 +2,5 @@ _base_ = ["../_base_/methods/clip-surgery.py", "../_base_/datasets/scenes.py", "
 model = dict(
     encoder="bundled",
     vocabulary=dict(type="SceneClasses"),
-    method=dict(short_side=224, crop=112, stride=56),
+    method=dict(short_side=224),
 )

@@ -2,5 +2,5 @@ _base_ = ["../_base_/methods/trident.py", "../_base_/datasets/scenes.py", "../_b
 model = dict(
     encoder="bundled",
     vocabulary=dict(type="SceneClasses"),
-    method=dict(short_side=224, crop=112, stride=56),
+    method=dict(short_side=224, crop=112, stride=48),
 )
