@@ -151,7 +151,7 @@ class SamEncoder(nn.Module):
         points: Float[Tensor, "N P 2"] | None = None,
         point_labels: Int[Tensor, "N P"] | None = None,
         boxes: Float[Tensor, "N 4"] | None = None,
-        masks: Float[Tensor, "M 1 s s"] | None = None,
+        masks: Float[Tensor, "L 1 s s"] | None = None,
         multimask: bool = False,
         as_published: bool = False,
     ) -> tuple[Float[Tensor, "N M s s"], Float[Tensor, "N M"]]:

@@ -2,7 +2,7 @@
 
 Windows go through CLIP with ProxyCLIP's attention as far as the last out-projection; there they are laid on
 the grid of the whole image. The canvas is averaged with SAM's attention, restricted to similar tokens, on
-SAM's own grid, and only then normalised and projected into the shared space. SAM sees the image as given, once.
+SAM's own grid, and only then normalised and projected into the shared space. SAM sees the given image, once.
 
 Source: Shi et al., arXiv 2411.09219, section 3; github.com/YuHengsss/Trident at a93b346d.
 Deviations: the mean similarity and everything else is per image of a batch; images may be other than square.

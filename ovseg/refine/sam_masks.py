@@ -32,6 +32,9 @@ from ovseg.structures import DenseFeatures
 
 #: Probabilities times this are the logits of a mask prompt.
 MASK_PROMPT_SCALE = 0.005
+#: Probabilities this close are equal, and the first pixel wins: at borders, where bilinear upsampling repeats
+#: values, rounding would decide otherwise.
+TIE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,8 @@ def _regions(
         x, y, width, height = stats[each, : cv2.CC_STAT_AREA]
         crop = slice(y, y + height), slice(x, x + width)
         inside = np.where(ids[crop] == each, probability[crop], -1)
-        top, left = np.unravel_index(inside.argmax(), inside.shape)  # the first of equals, row by row
+        first = (inside >= inside.max() - TIE).argmax()
+        top, left = np.unravel_index(first, inside.shape)
         boxes[row] = x, y, x + width - 1, y + height - 1
         points[row] = x + left, y + top
     return numbers[ids], boxes, points
