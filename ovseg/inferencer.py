@@ -33,6 +33,7 @@ from ovseg.results import Segmentation
 from ovseg.scorer import Scorer
 from ovseg.structures import TextBank
 from ovseg.text.encoder import TextEncoder
+from ovseg.text.enrichment import encode_attributes, enrich_bank, read_descriptions
 from ovseg.text.vocabulary import Vocabulary
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -96,8 +97,10 @@ class Inferencer:
             was published with, or the bundled ones with the bundled encoder.
         refine: what follows the scores, in order: "pamr", "sam" (asks the part `sam`), "regions", several as
             "pamr,sam" or a list, "none"; None is the method's own.
-        compile: let torch compile the transformer blocks, which takes a minute at the first image; a backend's
-            name instead of True picks one of torch.compile's.
+        enrich: a YAML or JSON file of sentences by class: words take on the attributes that the sentences
+            share (ExCEL's text semantic enrichment), with any method.
+        compile: let torch compile the transformer blocks, which takes a minute at the first image; a name
+            instead of True picks one of torch.compile's backends.
         device: auto, cpu, cuda, cuda:1, mps.
         dtype: of the towers: float32, bf16, fp16 (not on the CPU). Scores are float32 always.
         threshold, area_threshold, keep_scores: see `SegmentationHead`.
@@ -120,6 +123,7 @@ class Inferencer:
         saliency: Part | None = None,
         convolutions: Part | None = None,
         refine: str | Sequence[str | nn.Module] | None = None,
+        enrich: str | Path | None = None,
         compile: bool | str = False,
         device: str = "auto",
         dtype: str = "float32",
@@ -138,6 +142,7 @@ class Inferencer:
             )
         given = {"guide": guide, "sam": sam, "saliency": saliency, "convolutions": convolutions}
         steps = refinement_names(refine)
+        descriptions = None if enrich is None else read_descriptions(enrich)
         name = encoder or default_encoder()
         chosen = part_names(method, given, steps, bundled=name == BUNDLED)
         target = resolve_device(device)
@@ -173,6 +178,10 @@ class Inferencer:
             context_length=loaded.context_length,
             weights_id=loaded.weights_sha256,
         ).to(target)
+        self.enrich = descriptions
+        self._attributes = (
+            None if descriptions is None else encode_attributes(self.text_encoder, descriptions)
+        )
         networks: list[Any] = [tower, *parts.values()]
         for module in networks:
             module.cast(torch_dtype)
@@ -195,6 +204,7 @@ class Inferencer:
             "weights_sha256": encoder.weights_sha256,
             "parts": self.parts,
             "refine": self.refine,
+            "enrich": self.enrich,
             "dtype": self.dtype,
             "threshold": self.head.threshold,
             "area_threshold": self.head.area_threshold,
@@ -219,6 +229,8 @@ class Inferencer:
         if key not in self._banks:
             self._banks.clear()
             bank = self.text_encoder.bank(vocabulary, templates, cache_dir=self.text_cache)
+            if self._attributes is not None:
+                bank = enrich_bank(bank, self._attributes.to(bank.embeddings.device))
             self._banks[key] = bank.to(self.scorer.device, torch.float32)
         return vocabulary, self._banks[key]
 

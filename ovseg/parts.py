@@ -130,8 +130,8 @@ def part_names(
         if part not in takes:
             names = ", ".join(takes) or "none"
             raise ConfigError(f"method '{method}' has no use for the part '{part}' (it takes: {names})")
-    names = {part: chosen.get(part, BUNDLED if bundled else published.get(part, BUNDLED)) for part in takes}
-    return {part: name for part, name in names.items() if name != "none"}
+    asked = {part: chosen.get(part, BUNDLED if bundled else published.get(part, BUNDLED)) for part in takes}
+    return {part: name for part, name in asked.items() if name != "none"}
 
 
 def load_parts(names: Mapping[str, Part]) -> dict[str, nn.Module]:

@@ -15,6 +15,7 @@ from ovseg.methods import METHODS
 from ovseg.parts import LOADERS
 
 SMALL = dict(encoder="tiny", device="cpu", short_side=64, crop=48, stride=16)
+WHOLE = dict(encoder="tiny", device="cpu", short_side=64)
 CLASSES = "cat = kitten | tabby, dog, sofa, grass"
 
 pytestmark = pytest.mark.usefixtures("tiny_weights")
@@ -188,6 +189,14 @@ class TestRefine:
     def test_unknown(self) -> None:
         with pytest.raises(ConfigError, match="Did you mean 'pamr'"):
             Inferencer("sclip", refine="pamrr", **SMALL)
+
+
+def test_descriptions_enrich_the_words(tmp_path: Path) -> None:
+    file = tmp_path / "descriptions.yaml"
+    file.write_text("cat: [It has whiskers., It purrs.]\ngrass: [It is green.]\n")
+    plain, enriched = Inferencer("excel", **WHOLE), Inferencer("excel", enrich=file, **WHOLE)
+    assert not torch.allclose(plain.bank(CLASSES)[1].embeddings, enriched.bank(CLASSES)[1].embeddings)
+    assert enriched.describe()["enrich"]["grass"] == ["It is green."]
 
 
 @pytest.mark.parametrize("method", ["proxyclip", "trident", "clip-dinoiser-teacher"])

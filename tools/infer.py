@@ -81,6 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="regions by image name (.png, .npy, .npz) for corrclip and --refine regions, instead of SAM's",
     )
+    how.add_argument(
+        "--enrich",
+        type=Path,
+        metavar="FILE",
+        help="YAML of sentences by class, which enrich the words (ExCEL)",
+    )
     how.add_argument("--compile", action="store_true", help="let torch compile the networks' blocks")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     how.add_argument(
