@@ -96,7 +96,12 @@ class FoundEncoder(nn.Module):
 
 def keys_of(block: OpenBlock) -> Float[Tensor, "B C h w"]:
     """The patches' keys, heads concatenated."""
-    return block.k[:, :, block.num_prefix :].transpose(1, 2).flatten(2).mT.unflatten(-1, block.hw)
+    return patches_of(block.k, block)
+
+
+def patches_of(part: Float[Tensor, "B G N d"], block: OpenBlock) -> Float[Tensor, "B C h w"]:
+    """The patches' queries, keys or values on their grid, heads concatenated."""
+    return part[:, :, block.num_prefix :].transpose(1, 2).flatten(2).mT.unflatten(-1, block.hw)
 
 
 def class_attention(block: OpenBlock) -> Float[Tensor, "B G n"]:

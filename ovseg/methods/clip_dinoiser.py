@@ -66,7 +66,7 @@ class DinoiserConvolutions(nn.Module):
         """In another precision."""
         self.to(dtype)
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, backend: str = "inductor") -> None:
         """Nothing to compile: two convolutions."""
 
 
@@ -120,7 +120,7 @@ class PooledScorer(Scorer):
             hw=block.hw,
             num_prefix=block.num_prefix,
             image_hw=block.image_hw,
-            residual=block.residual,
+            residual=block.residual if self.residual else None,
         )
         relations = self.relations(pixels, block)
         grid = dense.grid
@@ -169,6 +169,7 @@ def clip_dinoiser(
     threshold: float = 0.2,
     tap: int = -3,
     sure: float = 0.99,
+    residual: bool = True,
     as_published: bool = False,
 ) -> Scorer:
     """CLIP-DINOiser over sliding windows.
@@ -183,6 +184,7 @@ def clip_dinoiser(
         threshold: correlations below it count as 0 (gamma in the paper).
         tap: the block whose normalised FFN input feeds the convolutions.
         sure: patches whose best class is less probable may become background (delta in the paper).
+        residual: False drops the last block's residual and FFN, as in `maskclip`.
         as_published: keep position embeddings unresampled when only the number of patches agrees.
     """
     return DinoiserScorer(
@@ -196,4 +198,5 @@ def clip_dinoiser(
         temperature=temperature,
         softmax_at="patch",
         sure=sure,
+        residual=residual,
     )

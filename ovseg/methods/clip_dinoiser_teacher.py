@@ -70,6 +70,7 @@ def clip_dinoiser_teacher(
     temperature: float = 100.0,
     threshold: float = 0.2,
     sure: float = 0.99,
+    residual: bool = True,
     as_published: bool = False,
 ) -> Scorer:
     """CLIP-DINOiser's teacher over sliding windows.
@@ -84,6 +85,7 @@ def clip_dinoiser_teacher(
         temperature: logit scale.
         threshold: correlations below it count as 0 (gamma in the paper).
         sure: patches whose best class is less probable may become background (delta in the paper).
+        residual: False drops the last block's residual and FFN, as in `maskclip`.
         as_published: keep position embeddings unresampled when only the number of patches agrees.
     """
     return TeacherScorer(
@@ -97,4 +99,5 @@ def clip_dinoiser_teacher(
         temperature=temperature,
         softmax_at="patch",
         sure=sure,
+        residual=residual,
     )

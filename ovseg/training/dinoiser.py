@@ -48,6 +48,27 @@ class Lesson:
     objects: Bool[Tensor, "B 1 h w"]
 
 
+def lesson_of(
+    inner: Float[Tensor, "B C h w"],
+    guide: Float[Tensor, "B D y x"],
+    objectness: Float[Tensor, "B 1 Y X"],
+    *,
+    threshold: float,
+) -> Lesson:
+    """Targets on the tower's grid, from what the helpers gave on theirs.
+
+    Args:
+        inner: the convolutions' input.
+        guide: features that are correlated, resized if their grid is another.
+        objectness: logits.
+        threshold: least cosine of patches that belong together (gamma in the paper), above 0.
+    """
+    hw = (inner.shape[-2], inner.shape[-1])
+    if guide.shape[-2:] != hw:
+        guide = F.interpolate(guide.float(), size=hw, mode="bilinear", align_corners=False)
+    return Lesson(inner, cosine_correlation(guide) >= threshold, objectness_on(objectness, hw) > 0)
+
+
 @torch.no_grad()
 def prepare_lesson(
     image: Float[Tensor, "B 3 H W"],
@@ -64,19 +85,15 @@ def prepare_lesson(
     Args:
         image: RGB in [0, 1]; sides multiples of the tower's patch.
         encoder: the CLIP whose convolutions are trained.
-        guide: its features are correlated: use `guide.with_kind("v")`. On another grid than the tower's,
-            they are resized to the tower's.
+        guide: its features are correlated: `guide.with_kind("v")` for the published recipe.
         saliency: says where any object is.
         tap: the block whose normalised FFN input feeds the convolutions.
-        threshold: least cosine of patches that belong together (gamma in the paper), above 0.
+        threshold: see `lesson_of`.
         positions: how the tower's position embeddings are resampled.
     """
-    block = encoder.open(image, positions=positions, ffn_taps=[tap])
-    grid = guide(whole_patches(image, guide.patch_hw)).grid.float()
-    if grid.shape[-2:] != block.hw:
-        grid = F.interpolate(grid, size=block.hw, mode="bilinear", align_corners=False)
-    alike = cosine_correlation(grid) >= threshold
-    return Lesson(inner_features(block, tap), alike, objectness_on(saliency(image), block.hw) > 0)
+    inner = inner_features(encoder.open(image, positions=positions, ffn_taps=[tap]), tap)
+    grid = guide(whole_patches(image, guide.patch_hw)).grid
+    return lesson_of(inner, grid, saliency(image), threshold=threshold)
 
 
 def dinoiser_losses(

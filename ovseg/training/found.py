@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import StepLR
 
-from ovseg.encoders.found import FoundEncoder, background_seed
+from ovseg.encoders.found import FoundEncoder, keys_of
 from ovseg.structures import OpenBlock
 from ovseg.training.bilateral import colour_mask
 
@@ -57,8 +57,8 @@ def found_loss(
     found: FoundEncoder,
     block: OpenBlock,
     image: Float[Tensor, "B 3 H W"],
+    seed: Bool[Tensor, "B h w"] | None,
     *,
-    seeded: bool,
     as_published: bool = False,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """The loss of a batch, and its terms.
@@ -67,7 +67,7 @@ def found_loss(
         found: its decoder is trained.
         block: `found.open(image)`.
         image: RGB in [0, 1], sides multiples of the patch.
-        seeded: whether the background seed still teaches (the first `SEED_STEPS` steps).
+        seed: background, `background_seed(block)` in the first `SEED_STEPS` steps; None after them.
         as_published: see the module.
     """
     logits = found.decode(block)[:, 0]
@@ -78,14 +78,32 @@ def found_loss(
     own = logits.detach() > 0
     terms = {"refined": cross_entropy(coloured_targets(own, image, as_published=as_published))}
     loss = REFINED_WEIGHT * terms["refined"]
-    if seeded:
-        objects = coloured_targets(~background_seed(block), image, as_published=as_published)
-        terms["seed"] = cross_entropy(objects)
+    if seed is not None:
+        terms["seed"] = cross_entropy(coloured_targets(~seed, image, as_published=as_published))
         loss = loss + SEED_WEIGHT * terms["seed"]
     else:
         terms["self"] = cross_entropy(own)
         loss = loss + SELF_WEIGHT * terms["self"]
     return loss, {name: value.item() for name, value in terms.items()}
+
+
+def border_seed(
+    block: OpenBlock, *, least_cosine: float = 0.3, least_share: float = 0.15
+) -> Bool[Tensor, "B h w"]:
+    """Patches that resemble the picture's border: a background to begin with that asks no class token.
+
+    Not FOUND's: a stand-in for `background_seed` where the class token knows nothing (the bundled guide).
+
+    Args:
+        block: the last block of the ViT.
+        least_cosine: of keys that resemble each other.
+        least_share: of the border that a background patch resembles.
+    """
+    unit = F.normalize(keys_of(block).float().flatten(2), dim=1)
+    inside = torch.zeros(block.hw, dtype=torch.bool, device=unit.device)
+    inside[1:-1, 1:-1] = True
+    alike = unit.mT @ unit[..., ~inside.flatten()] > least_cosine
+    return (alike.float().mean(dim=-1) >= least_share).unflatten(-1, block.hw)
 
 
 def found_optimizer(found: FoundEncoder) -> tuple[AdamW, StepLR]:
