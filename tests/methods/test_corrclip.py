@@ -86,12 +86,18 @@ def test_a_region_sees_only_itself() -> None:
 
 
 def test_padding_takes_part_in_nothing() -> None:
-    scorer = build(merge_within=2.0, semantic_weight=0.0)  # merges all regions
-    image, ids = torch.rand(1, 3, 56, 56), torch.ones(1, 56, 56, dtype=torch.long)
-    ids[:, 40:] = PADDING
-    padded = scorer.features(image, ids).grid
-    ids[:, 40:] = 1
-    assert (scorer.features(image, ids).grid - padded)[:, :, :4].abs().max() > 1e-3
+    options = dict(crop=None, stride=None, short_side=None, merge_within=2.0)  # merges all that it may
+    image, region = random_image(64, 96), np.ones((64, 96), np.int32)
+    scorer, published = build(**options), build(**options, as_published=True)
+    ours, theirs = (each.encode(each.prepare([image], [region])) for each in (scorer, published))
+    assert ours.grid.shape[-2:] == (14, 14)  # padded to 112 x 112
+    ids = torch.full((1, 112, 112), PADDING)
+    ids[:, 24:88, 8:104] = 1
+    pixels = scorer.encoder.mean.expand(1, 3, 112, 112).clone()
+    pixels[..., 24:88, 8:104] = scorer.prepare([image]).image
+    expected = torch.nn.functional.normalize(scorer.features(pixels, ids).grid, dim=1)
+    torch.testing.assert_close(ours.grid, expected, atol=1e-5, rtol=1e-4)
+    assert (theirs.grid - expected).abs().max() > 1e-3
 
 
 def slow_features(scorer: Scorer, image: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
