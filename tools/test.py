@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import argparse
 import ast
-import math
 import os
-import shlex
-import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +27,10 @@ on a dataset (its files as in docs/datasets.md; training-free methods need no ch
 on scenes, drawn on the fly, no files needed (settings: configs/<method>/<method>_bundled_scenes.py):
   python tools/test.py clip maskclip sclip clearclip naclip
   python tools/test.py naclip --split val --seeds 0 --cfg-options model.method.stride=64     (tune on val)
+  python tools/test.py naclip --refine none pamr sam                         (one row for each)
   python tools/test.py sclip --split compositions --per-class
   python tools/test.py clip maskclip sclip clearclip naclip --write docs/results.md
+  python tools/test.py --ladder --keep out/ladder --write docs/results.md --picture docs/assets/ladder.jpg
 
 exit status: 0 measured, 2 wrong usage or missing files, 130 stopped with Ctrl-C.
 """
@@ -45,9 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "what",
-        nargs="+",
+        nargs="*",
         metavar="CONFIG [CKPT] | METHOD",
-        help="a config (.py) and its checkpoint, or methods",
+        help="a config (.py) and its checkpoint, or methods (with --ladder: default all)",
     )
     both = parser.add_argument_group("both")
     both.add_argument(
@@ -79,6 +79,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="sets of scenes (default: 0 1 2)"
     )
     scenes.add_argument("--num-scenes", type=int, default=64, help="scenes of each seed (default: 64)")
+    scenes.add_argument(
+        "--refine",
+        nargs="+",
+        metavar="STEPS",
+        help="refinements, a row for each: own (the method's, the default), none, pamr, sam, pamr,sam ...",
+    )
+    scenes.add_argument(
+        "--ladder",
+        action="store_true",
+        help="all methods, plain and refined (none, pamr, sam), each with its gain over the row below",
+    )
+    scenes.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="save every row there, and do not measure it again"
+    )
+    scenes.add_argument("--picture", type=Path, metavar="FILE", help="draw one scene through all rows")
+    scenes.add_argument(
+        "--picture-scene", type=int, default=0, metavar="N", help="which of the first seed (default: 0)"
+    )
     scenes.add_argument("--encoder", help="instead of the bundled one")
     scenes.add_argument("--weights", help="a local weights file")
     scenes.add_argument("--short-side", type=int, help="resize scenes to this short side, for every method")
@@ -154,26 +172,36 @@ def test_config(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
 
 def test_methods(arguments: argparse.Namespace, options: dict[str, Any], argv: list[str]) -> int:
     """Methods by name on scenes."""
-    from ovseg.errors import unknown_name
+    from ovseg.errors import ConfigError, unknown_name
     from ovseg.methods import METHODS
-    from ovseg.mm import load_config
+    from ovseg.mm import ladder, load_config
     from ovseg.mm.scenes_benchmark import score_on_scenes
 
-    for method in arguments.what:
+    methods = list(dict.fromkeys(arguments.what))
+    for method in methods:
         if method not in METHODS:
             raise unknown_name("method", method, METHODS)
+    if arguments.ladder:
+        methods = ladder.in_order(methods or METHODS)
+    elif not methods:
+        raise ConfigError("name a config or methods, or ask for all with --ladder")
+    refinements = arguments.refine or (ladder.REFINEMENTS if arguments.ladder else ["own"])
+    place = ladder.LADDER if arguments.ladder else ladder.SCENES
     if arguments.write:
-        read_markers(arguments.write)  # before the work
+        place.around(arguments.write)  # before the work
     if arguments.short_side is not None:
         options["model.method.short_side"] = arguments.short_side
     found = []
-    for method in dict.fromkeys(arguments.what):
+    for method, refine in product(methods, refinements):
         config = load_config(ROOT / "configs" / method / f"{method}_bundled_scenes.py", options)
         scores = score_on_scenes(
             config,
             split=arguments.split,
             seeds=arguments.seeds,
             num_scenes=arguments.num_scenes if arguments.limit is None else arguments.limit,
+            refine=None if refine == "own" else refine,
+            example=arguments.picture_scene if arguments.picture else None,
+            keep=arguments.keep,
             encoder=arguments.encoder,
             weights=arguments.weights,
             device=arguments.device,
@@ -182,120 +210,27 @@ def test_methods(arguments: argparse.Namespace, options: dict[str, Any], argv: l
         if scores.notice and not found:
             print(scores.notice, file=sys.stderr)
         found.append(scores)
-        print(f"{method}: mIoU {percent(scores.mean_iou)}", file=sys.stderr)
-    print("\n".join(table(found)))
+        print(f"{scores.name}: mIoU {ladder.percent(scores.mean_iou)}", file=sys.stderr)
+    print("\n".join(ladder.ladder_table(found) if arguments.ladder else ladder.table(found)))
     if arguments.per_class:
-        print("\n" + "\n".join(class_table(found)))
+        print("\n" + "\n".join(ladder.class_table(found)))
     if arguments.write:
-        write_section(arguments.write, section(found, arguments, argv))
+        place.write(arguments.write, ladder.section(found, argv, ladder=arguments.ladder))
         print(f"\nwritten to {arguments.write}")
+    if arguments.picture:
+        draw(config, found, arguments)
     return 0
 
 
-def percent(mean_and_spread: tuple[float, float]) -> str:
-    mean, spread = mean_and_spread
-    return f"{100 * mean:.1f} ± {100 * spread:.1f}"
+def draw(config: Any, found: list[SceneScores], arguments: argparse.Namespace) -> None:
+    """One scene through all rows."""
+    from ovseg.mm.ladder_picture import ladder_picture, save_picture
+    from ovseg.mm.scenes_benchmark import scene_sets
 
-
-def table(found: list[SceneScores]) -> list[str]:
-    """Figures by method, as Markdown."""
-    rows = ["| method | mIoU (%) | pixel accuracy (%) | ms per image |", "|---|---:|---:|---:|"]
-    for scores in found:
-        cells = (
-            scores.method,
-            percent(scores.mean_iou),
-            percent(scores.pixel_accuracy),
-            f"{1000 * scores.seconds_per_image:.0f}",
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
-
-
-def class_table(found: list[SceneScores]) -> list[str]:
-    """IoU of every class, by method."""
-    rows = [
-        "| class | " + " | ".join(scores.method for scores in found) + " |",
-        "|---|" + "---:|" * len(found),
-    ]
-    for index, name in enumerate(found[0].classes):
-        values = [scores.per_class[index] for scores in found]
-        cells = " | ".join("–" if math.isnan(value) else f"{100 * value:.1f}" for value in values)
-        rows.append(f"| {name} | {cells} |")
-    return rows
-
-
-BEGIN, END = "<!-- begin: scenes (written by tools/test.py) -->", "<!-- end: scenes -->"
-
-
-def section(found: list[SceneScores], arguments: argparse.Namespace, argv: list[str]) -> list[str]:
-    """What goes between the markers."""
-    described = found[0].describe
-    seeds = ", ".join(str(seed) for seed in arguments.seeds)
-    versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items())
-    count = arguments.num_scenes if arguments.limit is None else arguments.limit
-    return [
-        *table(found),
-        "",
-        f"Split `{arguments.split}`, {len(found[0].classes)} classes, {count} scenes of each seed ({seeds}); "
-        f"mean ± standard deviation over the seeds. Encoder `{described['encoder']}`, weights sha256 "
-        f"`{str(described['weights_sha256'])[:16]}`. Times on {device_name(arguments.device)}, without "
-        f"drawing the scene and encoding the words.",
-        "",
-        "```bash",
-        f"python tools/test.py {shlex.join(argv)}",
-        "```",
-        "",
-        f"Commit {commit()}; {versions}.",
-    ]
-
-
-def device_name(device: str) -> str:
-    import torch
-
-    from ovseg.inferencer import resolve_device
-
-    resolved = resolve_device(device)
-    if resolved.type == "cuda":
-        return torch.cuda.get_device_name(resolved)
-    return f"{resolved.type.upper()} (torch threads: {torch.get_num_threads()})"
-
-
-def commit() -> str:
-    """The checkout's commit, and whether tracked files differ from it."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
-        ).stdout
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "ovseg", "configs", "tools")
-        return f"`{git('rev-parse', '--short=12', 'HEAD').strip()}`" + (
-            " with local changes" if changed.strip() else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (no git checkout)"
-
-
-def read_markers(path: Path) -> tuple[str, str]:
-    """What stands before and after the section; a new file gets a heading."""
-    from ovseg.errors import ConfigError
-
-    if not path.exists():
-        return "# Results\n\n" + BEGIN + "\n", "\n" + END + "\n"
-    text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ConfigError(f"{path} has no place for the table: put these two lines into it\n{BEGIN}\n{END}")
-    return before + BEGIN + "\n", "\n" + END + after
-
-
-def write_section(path: Path, lines: list[str]) -> None:
-    """Replaces what stands between the markers."""
-    before, after = read_markers(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(before + "\n" + "\n".join(lines) + "\n" + after, encoding="utf-8")
+    (scenes,) = scene_sets(config, split=arguments.split, seeds=arguments.seeds[:1])
+    scene = scenes.render(arguments.picture_scene, scenes.size_hw)
+    save_picture(ladder_picture(scene, found), arguments.picture)
+    print(f"drawn: {arguments.picture}")
 
 
 if __name__ == "__main__":

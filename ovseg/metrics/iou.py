@@ -88,6 +88,13 @@ class IoU:
         self.predicted += other.predicted
         self.truth += other.truth
 
+    @classmethod
+    def from_counts(cls, counts: Int[np.ndarray, "3 K"], *, ignore_index: int = 255) -> IoU:
+        """An accumulator that has seen this much (see `counts`)."""
+        measured = cls(counts.shape[1], ignore_index=ignore_index)
+        measured.hits[:], measured.predicted[:], measured.truth[:] = counts
+        return measured
+
     @property
     def counts(self) -> Int[np.ndarray, "3 K"]:
         """Hits, predicted and true pixels of every class so far."""
