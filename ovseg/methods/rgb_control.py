@@ -26,8 +26,8 @@ def rgb_control(
     temperature: float = 40.0,
     cell_px: int = 8,
     space: Literal["rgb", "oklab"] = "rgb",
-    std_colour: float = 0.1,
-    std_px: float | None = 32.0,
+    std_colour: float = 0.06,
+    std_px: float | None = 24.0,
     texture: float = 0.0,
     max_batch: int = 32,
 ) -> Scorer:
