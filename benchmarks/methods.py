@@ -35,7 +35,7 @@ from ovseg.encoders.sam import SamEncoder
 from ovseg.encoders.weights import find_part
 from ovseg.heads import SegmentationHead
 from ovseg.inferencer import DTYPES
-from ovseg.methods import PUBLISHED_PARTS, build_method, parts_of
+from ovseg.methods import CONTROLS, PUBLISHED_PARTS, build_method, parts_of
 from ovseg.methods.clip_dinoiser import DinoiserConvolutions
 from ovseg.mm.build import load_config, model_of, plain, vocabulary_of
 from ovseg.parts import build_refinements, refinement_names
@@ -200,7 +200,9 @@ def random_bank(model: dict[str, Any], config: Any, dim: int) -> TextBank:
 
 def build_pass(case: Case, image: np.ndarray) -> tuple[Scorer, Callable[[], Any]]:
     """The scorer, and a whole pass: image in, labels out."""
-    config = load_config(ROOT / "configs" / case.method / f"{case.method}_vitb16_voc21.py")
+    name = "proxyclip" if case.method in CONTROLS else case.method  # a control has windows like its rival
+    (path,) = (ROOT / "configs" / name).glob(f"{name}_vitb16*_voc21.py")
+    config = load_config(path, {"model.method.type": case.method})
     model = model_of(config)
     options = {key: value for key, value in plain(model["method"]).items() if key != "type"}
     scorer = build_scorer(case, build_parts(case), options)
