@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -29,6 +30,7 @@ from ovseg.parts import (
     part_names,
     refinement_names,
 )
+from ovseg.regions import check_regions, read_regions
 from ovseg.results import Segmentation
 from ovseg.scorer import Scorer
 from ovseg.structures import TextBank
@@ -252,8 +254,8 @@ class Inferencer:
             batch_size: images taken at a time, by default 1 on a CPU and 8 elsewhere; results do not
                 depend on it.
             templates: see `bank`.
-            regions: for each image its region ids `(H, W)`, for CorrCLIP and region voting; None lets SAM
-                make them, where they are needed.
+            regions: for each image its region ids `(H, W)` or a file of them, for CorrCLIP and region voting;
+                None lets SAM make them, where they are needed.
 
         Raises:
             VocabularyError: no classes, or unusable ones. Raised at the call, not at the first result.
@@ -287,11 +289,12 @@ class Inferencer:
 
 
 def _region_ids(ids: Any, image: np.ndarray) -> np.ndarray:
-    found = None if ids is None else np.asarray(ids)
-    if found is None or found.shape != image.shape[:2] or not np.issubdtype(found.dtype, np.integer):
-        what = "none" if found is None else f"{found.dtype} {found.shape}"
+    if ids is None:
+        raise ConfigError("there are fewer region maps than images: give one for each")
+    found = read_regions(ids) if isinstance(ids, str | os.PathLike) else np.asarray(ids)
+    if found.ndim != 2 or not np.issubdtype(found.dtype, np.integer):
         raise ConfigError(
-            f"expected region ids for an image of {image.shape[0]}x{image.shape[1]} (HxW), an array of "
-            f"integers of that size, got {what}"
+            f"a region map is (H, W) of integers, or the path of one, got {found.dtype} {found.shape}"
         )
+    check_regions(found, image.shape[:2])
     return found.astype(np.int32)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from support import random_image, tiny_part
 
-from ovseg.errors import ConfigError, ImageError, VocabularyError
+from ovseg.errors import ConfigError, ImageError, ShapeError, VocabularyError
 from ovseg.inferencer import Inferencer, resolve_device, resolve_dtype
 from ovseg.methods import METHODS
 from ovseg.parts import LOADERS
@@ -170,8 +170,12 @@ class TestParts:
         assert result.image_hw == (70, 109)
         with pytest.raises(ConfigError, match="give region maps"):
             next(corrclip([image], CLASSES))
-        with pytest.raises(ConfigError, match=r"70x109 .* got int64 \(3, 3\)"):
+        with pytest.raises(ShapeError, match=r"3x3 \(HxW\) and its image 70x109"):
             next(corrclip([image], CLASSES, regions=[np.zeros((3, 3), np.int64)]))
+        with pytest.raises(ConfigError, match="integers"):
+            next(corrclip([image], CLASSES, regions=[np.zeros((70, 109))]))
+        with pytest.raises(ConfigError, match="fewer region maps"):
+            list(corrclip([image, image], CLASSES, regions=[regions]))
 
 
 class TestRefine:
