@@ -154,7 +154,9 @@ def window_batches(scorer: Scorer, image: np.ndarray) -> Sequence[Tensor]:
     return windows.cut(pixels, scorer.encoder.mean).split(scorer.windows.max_batch)
 
 
-def build_floor(case: Case, scorer: Scorer, image: np.ndarray) -> Callable[[], None]:
+def floor_calls(
+    case: Case, scorer: Scorer, image: np.ndarray
+) -> list[tuple[Callable[[Tensor], Any], Tensor]]:
     """The forwards of open_clip, timm and segment_anything themselves, one after the other."""
     published = PUBLISHED_PARTS.get(case.method, {})
     batches = window_batches(scorer, image)
@@ -180,13 +182,7 @@ def build_floor(case: Case, scorer: Scorer, image: np.ndarray) -> Callable[[], N
         encoder = sam.image_encoder.eval().requires_grad_(False).to(case.device, dtype)
         side = encoder.img_size
         calls.append((encoder.forward, torch.rand(1, 3, side, side, device=case.device, dtype=dtype)))
-
-    @torch.no_grad()
-    def floor() -> None:
-        for forward, pixels in calls:
-            forward(pixels)
-
-    return floor
+    return calls
 
 
 def random_bank(model: dict[str, Any], config: Any, dim: int) -> TextBank:
@@ -279,7 +275,13 @@ def measure(case: Case) -> dict[str, float]:
     scorer, whole_pass = build_pass(case, image)
     meter = Meter(case.device)
     extra_mb = meter.extra_mb(whole_pass)
-    floor = build_floor(case, scorer, image)
+    calls = floor_calls(case, scorer, image)
+
+    @torch.no_grad()
+    def floor() -> None:
+        for forward, pixels in calls:
+            forward(pixels)
+
     meter.seconds(floor)  # warm up
     meter.seconds(whole_pass)
     pairs = [(meter.seconds(whole_pass), meter.seconds(floor)) for _ in range(case.repeats)]
