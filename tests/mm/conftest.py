@@ -27,7 +27,7 @@ CONFIGS = sorted(path for path in (REPO / "configs").rglob("*.py") if "_base_" n
 @cache
 def _tiny_model() -> open_clip.CLIP:
     generator = torch.Generator().manual_seed(3)
-    vision = {"image_size": 64, "patch_size": 32, "width": 64, "layers": 3, "head_width": 16}
+    vision = {"image_size": 64, "patch_size": 16, "width": 64, "layers": 3, "head_width": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     model = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
     with torch.no_grad():

@@ -30,6 +30,9 @@ METHODS = {
     "sclip": SMALL | {"temperature": 65.0},
     "clearclip": SMALL,
     "naclip": SMALL | {"pamr_steps": 2},
+    "proxyclip": SMALL,
+    "trident": SMALL,
+    "corrclip": SMALL | {"refine": "none"},
 }
 
 
@@ -59,7 +62,7 @@ def test_equals_the_core(method: str) -> None:
     head = {"threshold": 0.1, "area_threshold": 0.05}
     model = build(method={"type": method, **METHODS[method]}, head=head)
     core = Inferencer(method, encoder="any", device="cpu", **head, **METHODS[method])
-    expected = list(core(images(), CLASSES, templates="none"))
+    expected = list(core(images(), CLASSES, templates="none", batch_size=len(SIZES)))
     samples = model.test_step(batch(images()))
     assert [sample.id for sample in samples] == [0, 1, 2]
     for sample, result, hw in zip(samples, expected, SIZES, strict=True):
