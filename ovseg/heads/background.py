@@ -1,0 +1,84 @@
+"""Words that compete with the classes that were asked for, so that a head can say "none of these".
+
+A softmax over the classes alone always finds one. With a bank of background words, pixels that are none of
+the classes fall to those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ovseg.errors import ShapeError
+from ovseg.structures import TextBank
+
+#: Surfaces and scenes, without anything that is usually asked for.
+BACKGROUND_NAMES = (
+    "background", "sky", "ground", "wall", "floor", "ceiling", "grass", "forest", "field", "water", "sand",
+    "snow", "road", "pavement", "rock", "fabric", "wood", "texture", "indoor scene", "street scene",
+    "landscape", "empty space",
+)  # fmt: skip
+
+
+def with_background(bank: TextBank, words: TextBank, *, name: str = "background") -> TextBank:
+    """The bank with one more class, the last: a background class for which all `words` speak.
+
+    Words that are classes of the bank, in the same spelling, are left out; itself where none is left.
+
+    Args:
+        bank: the classes asked for.
+        words: encoded background words, of the same text tower.
+        name: of the new class; numbered where the bank has it.
+
+    Raises:
+        ShapeError: the two are not of one model.
+    """
+    if words.embeddings.shape[1] != bank.embeddings.shape[1]:
+        raise ShapeError(
+            f"classes have {bank.embeddings.shape[1]} dimensions and background words "
+            f"{words.embeddings.shape[1]}: encode both with one text tower"
+        )
+    asked = {each.casefold() for each in bank.names}
+    kept = [k for k, word in enumerate(words.names) if word.casefold() not in asked]
+    queries = torch.isin(words.class_of_query, torch.tensor(kept, device=words.class_of_query.device))
+    if not queries.any():
+        return bank
+    extra = words.embeddings[queries].to(bank.embeddings)
+    new = len(bank.names)
+    while name.casefold() in asked:
+        name = f"{name} {new}"
+    return replace(
+        bank,
+        embeddings=torch.cat([bank.embeddings, extra]),
+        class_of_query=torch.cat([bank.class_of_query, bank.class_of_query.new_full((len(extra),), new)]),
+        names=(*bank.names, name),
+        background=bank.background | {new},
+        thresholds=None if bank.thresholds is None else (*bank.thresholds, None),
+    )
+
+
+def likely_scenes(image: Float[Tensor, " D"], scenes: TextBank, count: int = 5) -> TextBank:
+    """The background words that fit an image best, to compete in that image.
+
+    Source: BIRDet's background information modelling, which takes the likeliest scene names of an image for
+    its background.
+    Deviations: BIRDet asks a scene recogniser; here it is CLIP's own class token. (Its code is not public.)
+
+    Args:
+        image: the class token, unit length (`DenseFeatures.image`).
+        scenes: encoded scene names.
+        count: how many to take.
+    """
+    cosine = scenes.embeddings.to(image) @ image
+    best = torch.stack([cosine[queries].amax() for queries in scenes.queries_of_class])
+    chosen = best.topk(min(count, len(best))).indices.sort().values.tolist()
+    queries = torch.cat([scenes.queries_of_class[k] for k in chosen])
+    sizes = torch.tensor([len(scenes.queries_of_class[k]) for k in chosen])
+    return TextBank(
+        scenes.embeddings[queries],
+        torch.repeat_interleave(torch.arange(len(chosen)), sizes).to(scenes.class_of_query),
+        tuple(scenes.names[k] for k in chosen),
+    )
