@@ -6,5 +6,5 @@ _base_ = [
 model = dict(
     encoder="bundled",
     vocabulary=dict(type="SceneClasses"),
-    method=dict(short_side=224, crop=112, stride=56),
+    method=dict(short_side=224, crop=112, stride=56, threshold=0.35),
 )
