@@ -8,7 +8,7 @@ INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints con
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed  ## segment demo/images with the bundled model
-	$(BIN)/python tools/infer.py demo/images --method naclip --encoder bundled \
+	$(BIN)/python tools/infer.py demo/images --method proxyclip --refine sam --encoder bundled \
 		--opts short_side=224 crop=112 stride=56 --classes demo/classes.txt -o out/demo
 
 test: $(VENV)/.installed-dev  ## the whole test suite

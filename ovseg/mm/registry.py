@@ -13,6 +13,7 @@ from mmengine.registry import Registry
 from ovseg.correlation import (
     IdentityCorrelation,
     NeighbourhoodCorrelation,
+    ProxyCorrelation,
     QueryKeyCorrelation,
     SelfCorrelation,
 )
@@ -20,6 +21,7 @@ from ovseg.encoders.positions import PositionRule
 from ovseg.heads import SegmentationHead
 from ovseg.methods import METHODS
 from ovseg.refine.pamr import PAMR
+from ovseg.refine.par import PAR
 from ovseg.scorer import Scorer
 from ovseg.windows import WindowPlan
 
@@ -52,6 +54,7 @@ CORE_PARTS = {
     # correlations
     "IdentityCorrelation": IdentityCorrelation,
     "NeighbourhoodCorrelation": NeighbourhoodCorrelation,
+    "ProxyCorrelation": ProxyCorrelation,
     "QueryKeyCorrelation": QueryKeyCorrelation,
     "SelfCorrelation": SelfCorrelation,
     # around them
@@ -60,6 +63,7 @@ CORE_PARTS = {
     "Scorer": Scorer,
     # after them
     "PAMR": PAMR,
+    "PAR": PAR,
     "SegmentationHead": SegmentationHead,
     # published methods, by the name that --method takes: clip, maskclip, sclip ...
     **METHODS,
