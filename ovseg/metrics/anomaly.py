@@ -54,7 +54,7 @@ class AnomalyMetrics:
 
     Regions are the 8-connected components of the truth; each counts alike, whatever its size.
 
-    Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 5.3 (PRO); the
+    Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021 (PRO); the
     200-threshold variant is `cal_pro_score` of zqhang/AnomalyCLIP at 45ed4dd35c.
 
     Args:
