@@ -7,18 +7,21 @@ all classes share.
 
 Source: Li et al., arXiv 2304.05653, sections 3.2 and 3.3; github.com/xmed-lab/CLIP_Surgery at d4696d47.
 Deviations: position embeddings are resampled without overwriting the parameter, also when another grid has
-the same number of patches (`as_published=True`: then they are not).
+the same number of patches (`as_published=True`: then they are not). Any number of images at once, where the
+published surgery takes one. `sam_points` gives none on a flat map, where the published code divides by 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ovseg.encoders.clip import ClipEncoder
@@ -54,10 +57,10 @@ def feature_surgery(
     return scores - scores.mean(dim=-1, keepdim=True)
 
 
-def two_paths(
+def dual_streams(
     tower: Tower, tokens: Float[Tensor, "B N C"], dual_blocks: int, mix: Mix, watch: Watch | None = None
-) -> Float[Tensor, "B N D"]:
-    """Final, projected tokens: prefix of the original path, patches of the new one.
+) -> Iterator[tuple[Float[Tensor, "B N C"], Float[Tensor, "B N C"]]]:
+    """The original stream and the new one after every block; the same until the first dual block.
 
     Args:
         tower: the image tower.
@@ -76,19 +79,74 @@ def two_paths(
     for index, block in enumerate(tower.blocks):
         if index < first and watch is None:
             tokens = new = block(tokens)
-            continue
-        query, key, value = block.split(tokens)
-        if watch is not None:
-            watch(index, query, key)
-        original = block.project(F.scaled_dot_product_attention(query, key, value))
-        tokens = block.feed_forward(tokens + original)
-        new = tokens if index < first else new + block.project(mix(query, key, value))
-    return tower.finish(torch.cat([tokens[:, : tower.num_prefix], new[:, tower.num_prefix :]], dim=1))
+        else:
+            query, key, value = block.split(tokens)
+            if watch is not None:
+                watch(index, query, key)
+            original = block.project(F.scaled_dot_product_attention(query, key, value))
+            tokens = block.feed_forward(tokens + original)
+            new = tokens if index < first else new + block.project(mix(query, key, value))
+        yield tokens, new
+
+
+def two_paths(
+    tower: Tower, tokens: Float[Tensor, "B N C"], dual_blocks: int, mix: Mix, watch: Watch | None = None
+) -> Float[Tensor, "B N D"]:
+    """Final, projected tokens: prefix of the original path, patches of the new one. See `dual_streams`."""
+    original, new = deque(dual_streams(tower, tokens, dual_blocks, mix, watch), maxlen=1).pop()
+    return tower.finish(torch.cat([original[:, : tower.num_prefix], new[:, tower.num_prefix :]], dim=1))
 
 
 def value_attention(query: Tensor, key: Tensor, value: Float[Tensor, "B G N d"]) -> Float[Tensor, "B G N d"]:
     """`softmax(v v^T / sqrt(d)) v`, what CLIP Surgery adds to the new path."""
     return F.scaled_dot_product_attention(value, value, value)
+
+
+def single_text_surgery(
+    patches: Float[Tensor, "B N D"], text: Float[Tensor, "Q D"], redundant: Float[Tensor, " D"]
+) -> Float[Tensor, "B N Q"]:
+    """Surgery where there is nothing to compare with: `f_i . (t_q - r)`.
+
+    Args:
+        patches: f, unit length.
+        text: t, unit length.
+        redundant: r, what any sentence has in common: the mean embedding of empty or unrelated ones.
+    """
+    return patches @ (text - redundant).T
+
+
+def unit_maps(maps: Float[Tensor, "*lead h w"]) -> Float[Tensor, "*lead h w"]:
+    """Each map stretched to [0, 1] by itself; a flat one is 0."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def sam_points(
+    scores: Float[Tensor, "h w"], image_hw: tuple[int, int], *, threshold: float = 0.8, downsample: int = 2
+) -> tuple[Int[np.ndarray, "points 2"], UInt8[np.ndarray, " points"]]:
+    """Where to prompt SAM: centres of the best cells of a map, and of as many of the worst.
+
+    The map is made smaller first, which smooths it. At most half of the cells are positive.
+
+    Args:
+        scores: of one class, higher is more likely.
+        image_hw: pixels of the picture that the points are for.
+        threshold: least score, after the map is stretched to [0, 1], of a positive cell.
+        downsample: by what each side of the map shrinks.
+
+    Returns:
+        Points `(x, y)` in pixels and labels: 1 for those on the object, in ascending order of their score,
+        then 0 for as many on the background. Nothing where the map is flat.
+    """
+    small_hw = (max(scores.shape[0] // downsample, 1), max(scores.shape[1] // downsample, 1))
+    small = F.interpolate(scores[None, None], size=small_hw, mode="bilinear", align_corners=False)[0, 0]
+    small = unit_maps(small).flatten()
+    count = min(int((small >= threshold).sum()), len(small) // 2)
+    order = small.argsort().cpu().numpy()
+    cells = np.concatenate([order[len(order) - count :], order[:count]])
+    centres = np.stack([cells % small_hw[1], cells // small_hw[1]], axis=1) + 0.5
+    points = (centres * [image_hw[1] / small_hw[1], image_hw[0] / small_hw[0]]).astype(np.int64)
+    return points, np.repeat(np.array([1, 0], dtype=np.uint8), count)
 
 
 class SurgeryScorer(Scorer):
