@@ -46,10 +46,12 @@ def test_it_is_small_frozen_and_ready(sam: Sam) -> None:
 
 def test_boxes_and_points_find_objects_and_grounds(sam: Sam) -> None:
     figures = evaluate(sam, "val", scenes=6, seed=5)
-    assert figures["box"] > figures["box_itself"] + 0.05
-    assert figures["box"] > 0.6
-    assert figures["point"] > 0.4
-    assert figures["ground"] > 0.5
+    assert figures["box"] > figures["box_itself"] + 0.1
+    assert figures["box"] > 0.7
+    assert figures["all"] > 0.7
+    assert figures["point"] > 0.6
+    assert figures["ground"] > 0.6
+    assert figures["iou_error"] < 0.15
 
 
 def test_the_predictor_of_the_library_takes_it_and_ranks_its_masks(sam: Sam) -> None:
@@ -63,7 +65,7 @@ def test_the_predictor_of_the_library_takes_it_and_ranks_its_masks(sam: Sam) -> 
             truth = scene.instances == number
             iou = (masks & truth).sum((1, 2)) / (masks | truth).sum((1, 2))
             errors.append(np.abs(iou - rated).mean())
-    assert np.mean(errors) < 0.25
+    assert np.mean(errors) < 0.2
 
 
 def test_a_flat_grey_image_gives_finite_masks(sam: Sam) -> None:
