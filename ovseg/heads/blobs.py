@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 
-#: Below this share between its two sides, relative to the upper, a picture is flat and no threshold means
-#: anything.
-FLAT = 0.2
+#: Where the two sides of a picture differ by less than this share of the upper, it is flat and a threshold of
+#: its own means nothing: then an object must be surer than `SURE`, as one that fills the picture is.
+FLAT, SURE = 0.2, 2 / 3
 #: Parts smaller than this share of the median part are crumbs.
 CRUMB = 0.2
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
@@ -83,13 +83,13 @@ def find_blobs(
     """The objects of a score picture.
 
     Args:
-        score: 0 or more.
+        score: in [0, 1].
         allowed: samples that may belong to an object.
         prominence: see `peaks`.
         least_area: smaller objects are dropped.
     """
     threshold, below, above = two_sides(score)
-    inside = allowed if above - below < FLAT * above else allowed & (score > threshold)
+    inside = allowed & (score > (SURE if above - below < FLAT * above else threshold))
     _, components, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] >= max(least_area, 1)
     large[0] = False
@@ -116,24 +116,21 @@ def peaks(
     count = components.max()
     inside = components > 0
     # The border of the picture is a border of objects too; else one that fills it would be infinitely far.
-    depth = cv2.distanceTransform(np.pad(inside.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    depth = depth[1:-1, 1:-1]
+    padded = np.pad(inside.astype(np.uint8), 1)
+    depth = np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))[1:-1, 1:-1]
     deepest = np.zeros(count + 1)
     np.maximum.at(deepest, components.ravel(), depth.ravel())
     radius = float(np.median(deepest[np.unique(components[inside])]))
-    smooth = cv2.GaussianBlur((score * inside).astype(np.float32), (0, 0), max(radius / 3, 0.1))
-    typical = max(float(np.percentile(smooth[inside], 95)), np.finfo(np.float32).tiny)
+    smooth = np.asarray(cv2.GaussianBlur((score * inside).astype(np.float32), (0, 0), max(radius / 3, 0.1)))
+    typical = max(float(np.percentile(smooth[inside], 95)), 1e-30)
     height = np.where(inside, smooth / typical * np.minimum(depth / radius, 1), 0).astype(np.float32)
 
     lowered = _rebuild(height - prominence, height)
-    tops = (lowered > _rebuild(lowered - 1e-4, lowered)) & inside
-    _, tops = cv2.connectedComponents(tops.astype(np.uint8), connectivity=8)
-    candidates = _highest(height, tops)
-    of_components = _highest(height, components)
-    candidates = np.concatenate([of_components, candidates])
+    high = (lowered > _rebuild(lowered - 1e-4, lowered)) & inside
+    tops = np.asarray(cv2.connectedComponents(high.astype(np.uint8), connectivity=8)[1])
     # Highest first; a component's own top comes before any other of the same height.
-    order = np.argsort(-height[candidates[:, 0], candidates[:, 1]], kind="stable")
-    candidates = candidates[order]
+    candidates = np.concatenate([_highest(height, components), _highest(height, tops)])
+    candidates = candidates[np.argsort(-height[candidates[:, 0], candidates[:, 1]], kind="stable")]
     owners = components[candidates[:, 0], candidates[:, 1]]
     kept: list[int] = []
     for index, (place, owner) in enumerate(zip(candidates, owners, strict=True)):
@@ -166,7 +163,7 @@ def _highest(height: Float[np.ndarray, "h w"], regions: Int[np.ndarray, "h w"]) 
 def _rebuild(marker: Float[np.ndarray, "h w"], mask: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     """Morphological reconstruction by dilation: the marker, grown under the mask until nothing changes."""
     while True:
-        grown = np.minimum(cv2.dilate(marker, _NEIGHBOURS), mask)
+        grown = np.minimum(np.asarray(cv2.dilate(marker, _NEIGHBOURS)), mask)
         if np.array_equal(grown, marker):
             return grown
         marker = grown

@@ -63,7 +63,7 @@ class CountingHead(nn.Module):
         *,
         threshold: float = 0.0,
         samples: int = 4,
-        prominence: float = 0.2,
+        prominence: float = 0.3,
         least_cells: float = 0.5,
     ) -> None:
         super().__init__()
@@ -127,8 +127,8 @@ class CountingHead(nn.Module):
     ) -> Int[np.ndarray, "h w"]:
         """What each sample is; -1 where no class is likely enough."""
         if segmentation is not None:
-            labels = segmentation.labels.astype(np.float32)
-            return cv2.resize(labels, grid_hw[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int64)
+            given = segmentation.labels.astype(np.float32)
+            return cv2.resize(given, grid_hw[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int64)
         labels, confidence = one.labels(grid_hw)
         own = one.bank.thresholds or (None,) * len(one.bank.names)
         limits = confidence.new_tensor([self.threshold if each is None else each for each in own])

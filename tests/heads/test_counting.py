@@ -99,6 +99,12 @@ def test_one_thing_that_fills_the_image() -> None:
     assert numbers(score_map(NOTHING + 1)) == [1]
 
 
+def test_words_that_fit_nothing_anywhere() -> None:
+    # No background class: one of the two always wins, and neither is sure.
+    unsure = replace(score_map(NOTHING, NOTHING, background=False), temperature=5.0)
+    assert numbers(unsure) == [0, 0]
+
+
 def test_crumbs_are_dropped() -> None:
     crumbs = np.maximum(discs(TWELVE[:4], 5.0), discs([(20.0, 50.0), (30.0, 10.0)], 1.0))
     assert numbers(score_map(crumbs)) == [4]
