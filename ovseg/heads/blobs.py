@@ -121,7 +121,9 @@ def peaks(
     deepest = np.zeros(count + 1)
     np.maximum.at(deepest, components.ravel(), depth.ravel())
     radius = float(np.median(deepest[np.unique(components[inside])]))
-    smooth = np.asarray(cv2.GaussianBlur((score * inside).astype(np.float32), (0, 0), max(radius / 3, 0.1)))
+    smooth: np.ndarray = np.asarray(
+        cv2.GaussianBlur((score * inside).astype(np.float32), (0, 0), max(radius / 3, 0.1))
+    )
     typical = max(float(np.percentile(smooth[inside], 95)), 1e-30)
     height = np.where(inside, smooth / typical * np.minimum(depth / radius, 1), 0).astype(np.float32)
 
