@@ -28,7 +28,8 @@ bench: $(VENV)/.installed-dev  ## ratios against the naive way
 	$(BIN)/python benchmarks/labels.py
 
 docs: $(VENV)/.installed-dev  ## measure again and rewrite docs/results.md
-	$(BIN)/python tools/test.py clip maskclip sclip clearclip naclip --write docs/results.md
+	$(BIN)/python tools/test.py --ladder clip maskclip sclip clearclip naclip rgb-control proxyclip clip-dinoiser \
+		sc-clip corrclip trident --keep out/ladder --write docs/results.md --picture docs/images/ladder.jpg
 
 constraints: $(VENV)/.installed-dev  ## newest versions that fit pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra all --extra dev --override overrides.txt --python-version 3.11 \

@@ -29,8 +29,7 @@ on scenes, drawn on the fly, no files needed (settings: configs/<method>/<method
   python tools/test.py naclip --split val --seeds 0 --cfg-options model.method.stride=64     (tune on val)
   python tools/test.py naclip --refine none pamr sam                         (one row for each)
   python tools/test.py sclip --split compositions --per-class
-  python tools/test.py clip maskclip sclip clearclip naclip --write docs/results.md
-  python tools/test.py --ladder --keep out/ladder --write docs/results.md --picture docs/assets/ladder.jpg
+  python tools/test.py --ladder --keep out/ladder --write docs/results.md --picture docs/images/ladder.jpg
 
 exit status: 0 measured, 2 wrong usage or missing files, 130 stopped with Ctrl-C.
 """
