@@ -234,6 +234,7 @@ def export_run(
     facts = {"config": json.dumps(config), "seed": str(config["seed"]), "steps": steps, "minutes": minutes}
     fresh_file = Path(target).with_suffix(".tmp")
     save_file(weights, fresh_file, {"format": "pt", **about, **facts})
+    fresh_file.chmod(0o644)  # safetensors writes for the owner alone, and wheels keep that
     os.replace(fresh_file, target)
     return f"{target}: {Path(target).stat().st_size / 1e6:.2f} MB, step {steps}, {minutes} minutes"
 
