@@ -97,6 +97,12 @@ class SoftmaxTerm:
         return F.scaled_dot_product_attention(self.query, self.key, values, attn_mask=bias)
 
 
+def mix_heads(weights: Float[Tensor, "B N M"], values: Float[Tensor, "B G M d"]) -> Float[Tensor, "B G N d"]:
+    """`weights @ values`, the same for every head, as one product: broadcasting would copy them for each."""
+    flat = values.transpose(1, 2).flatten(2)
+    return (weights.to(values.dtype) @ flat).unflatten(-1, (values.shape[1], -1)).transpose(1, 2)
+
+
 @dataclass(frozen=True)
 class Affinity:
     """Which tokens belong together: row `i` weighs the tokens that make up the new token `i`.
@@ -130,6 +136,8 @@ class Affinity:
     def mix(self, values: Float[Tensor, "B H N d"]) -> Float[Tensor, "B H N d"]:
         """`weights @ values`, the same for every head where G is 1."""
         if self.matrix is not None:
+            if self.matrix.shape[1] == 1:
+                return mix_heads(self.matrix[:, 0], values)
             return self.matrix.to(values.dtype) @ values
         mixed = self.terms[0].mix(values)
         for term in self.terms[1:]:

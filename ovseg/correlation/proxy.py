@@ -30,9 +30,10 @@ def shifted_softmax(
             its neighbours.
     """
     mean = similarity.mean() if whole_batch else similarity.mean(dim=(1, 2), keepdim=True)
-    logits = sharpness * (similarity - shift * mean)
-    own = torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
-    return logits.masked_fill((logits < 0) & ~own, -torch.inf).softmax(dim=-1)
+    logits = (similarity - shift * mean).mul_(sharpness)
+    unlike = logits < 0
+    unlike.diagonal(dim1=1, dim2=2).fill_(False)
+    return logits.masked_fill_(unlike, -torch.inf).softmax(dim=-1)
 
 
 class ProxyCorrelation(nn.Module):

@@ -32,7 +32,7 @@ from ovseg.errors import ConfigError, VocabularyError
 from ovseg.methods.clip_surgery import Mix, SurgeryScorer, Watch, feature_surgery
 from ovseg.refine.affinity_cam import spread_cams
 from ovseg.refine.par import PAR
-from ovseg.structures import PatchFeatures, TextBank
+from ovseg.structures import PatchFeatures, TextBank, mix_heads
 from ovseg.windows import WindowPlan
 
 
@@ -72,7 +72,7 @@ def calibration(adapted: Float[Tensor, "B C h w"] | None = None) -> Mix:
 
     def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         weights = calibrated_attention(query, key, value, extra)
-        return weights[:, None].to(value.dtype) @ value
+        return mix_heads(weights, value)
 
     return mix
 

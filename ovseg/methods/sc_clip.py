@@ -32,7 +32,7 @@ from ovseg.encoders.positions import PositionRule
 from ovseg.errors import ConfigError
 from ovseg.refine.pamr import PAMR
 from ovseg.scorer import Scorer
-from ovseg.structures import PatchFeatures, SoftmaxTerm
+from ovseg.structures import PatchFeatures, SoftmaxTerm, mix_heads
 from ovseg.windows import WindowPlan, whole_patches
 
 #: Of the middle, the early, the first and the last added layer, counted from 0, among 12 blocks.
@@ -108,7 +108,7 @@ class SelfCorrectingScorer(Scorer):
         """The last block's attention: half by the given matrix, half key-key."""
         last = self.encoder.tower.blocks[-1]
         _, key, value = last.split(patches)
-        led = attention[:, None].to(value.dtype) @ value
+        led = mix_heads(attention, value)
         return last.project((led + SoftmaxTerm(key, key).mix(value)) / 2)
 
 

@@ -29,7 +29,7 @@ from ovseg.errors import ConfigError
 from ovseg.refine.sam_masks import SamMasks
 from ovseg.resampling import Resampling
 from ovseg.scorer import Scorer
-from ovseg.structures import DenseFeatures, Pictures
+from ovseg.structures import DenseFeatures, Pictures, mix_heads
 from ovseg.windows import WindowPlan, resize_image, whole_patches
 
 
@@ -210,7 +210,7 @@ class TridentScorer(Scorer):
             block = self.encoder.open(part, positions=self.positions)
             above = own.mT @ own - self.shift * mean[:, None, None]
             attention = shifted_softmax(above, shift=0.0, sharpness=self.sharpness)
-            mixed = attention[:, None].to(block.v.dtype) @ block.values_on(hw, 0)
+            mixed = mix_heads(attention, block.values_on(hw, 0))
             outputs.append(self.encoder.tower.blocks[-1].project(mixed).float())
         return torch.cat(outputs).mT.unflatten(-1, hw)
 
