@@ -58,14 +58,16 @@ def segment_rows(
         keep_negative: see `cosine_thresholds` (refine_neg_cos in the code).
     """
     cells = _valid_cells(attention, valid_hw)
-    values = F.normalize(attention.v[image][:, cells].float(), dim=-1)
+    whole_rows = valid_hw[1] == attention.hw[1]
+    keys = slice(0, len(cells)) if whole_rows else cells  # a slice is no copy
+    values = F.normalize(attention.v[image][:, keys].float(), dim=-1)
     thresholds = cosine_thresholds(values, cosine_factor, keep_negative=keep_negative)
     heads = range(len(values))
     for start in range(0, len(cells), attention.rows_at_once):
         rows = slice(start, min(start + attention.rows_at_once, len(cells)))
         total = values.new_zeros(rows.stop - start, len(cells))
         for head in heads:
-            weights = attention.weights(image, head, cells[rows])[:, cells]
+            weights = attention.weights(image, head, cells[rows])[:, keys]
             dissimilar = values[head, rows] @ values[head].T <= thresholds[rows, None]
             total += weights.float().masked_fill_(dissimilar, 0)
         mass = total.sum(dim=-1, keepdim=True)
