@@ -13,6 +13,12 @@ from torch import Tensor
 CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
 
 
+def input_size(image_hw: tuple[int, int], long_side: int) -> tuple[int, int]:
+    """Pixels of an image in SAM's input frame: long side `long_side`, aspect kept, at least 1 pixel."""
+    factor = long_side / max(image_hw)
+    return max(int(image_hw[0] * factor + 0.5), 1), max(int(image_hw[1] * factor + 0.5), 1)
+
+
 @dataclass(frozen=True)
 class GridAttention:
     """Attention over a whole grid with SAM's relative positions, not yet multiplied out.

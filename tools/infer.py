@@ -309,11 +309,12 @@ def build_segmenter(arguments: argparse.Namespace, options: dict[str, Any], *, k
 
 
 def regions_replace_sam(arguments: argparse.Namespace) -> bool:
-    """Whether region files spare the run a SAM."""
-    refine = (arguments.refine or "").split(",")
-    if arguments.method == "corrclip":
-        return "sam" not in refine
-    return "regions" in refine and "sam" not in refine and arguments.method != "trident"
+    """Whether region files spare the run a SAM, because nothing else would ask it."""
+    from ovseg.methods import parts_of, required_parts
+
+    config, steps = is_config(arguments.method), (arguments.refine or "").split(",")
+    takes, needs = ((), ()) if config else (parts_of(arguments.method), required_parts(arguments.method))
+    return ("sam" in takes or "regions" in steps) and "sam" not in {*steps, *needs}
 
 
 def is_config(method: str) -> bool:

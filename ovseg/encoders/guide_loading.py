@@ -129,7 +129,6 @@ def load_sam(
     Raises:
         ConfigError: unknown name, or one that is no SAM.
         CheckpointError: weights are not there, cannot be had, or do not fit.
-        MissingDependencyError: segment_anything is not installed.
     """
     from ovseg.encoders import bundled_sam
     from ovseg.encoders.sam import SamEncoder

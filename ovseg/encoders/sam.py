@@ -22,19 +22,13 @@ from torch import Tensor, nn
 
 from ovseg.errors import CheckpointError, ConfigError, ShapeError
 from ovseg.resampling import Resampling, bilinear_matrix
-from ovseg.sam_structures import GridAttention, SamImage
+from ovseg.sam_structures import GridAttention, SamImage, input_size
 from ovseg.structures import PatchFeatures
 
 __all__ = ["SamEncoder", "SamImage", "input_size"]
 
 #: Prompts decoded at once, by device: each takes tens of megabytes.
 PROMPTS_AT_ONCE = {"cpu": 8, "cuda": 32}
-
-
-def input_size(image_hw: tuple[int, int], long_side: int) -> tuple[int, int]:
-    """Pixels of an image in SAM's input frame: long side `long_side`, aspect kept, at least 1 pixel."""
-    factor = long_side / max(image_hw)
-    return max(int(image_hw[0] * factor + 0.5), 1), max(int(image_hw[1] * factor + 0.5), 1)
 
 
 class SamEncoder(nn.Module):

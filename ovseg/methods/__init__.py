@@ -79,6 +79,12 @@ def parts_of(method: str) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)[1:]
 
 
+def required_parts(method: str) -> tuple[str, ...]:
+    """Of `parts_of`, those that the method cannot do without."""
+    signature = inspect.signature(METHODS[method]).parameters
+    return tuple(part for part in parts_of(method) if signature[part].default is inspect.Parameter.empty)
+
+
 def check_options(method: str, options: Iterable[str]) -> None:
     """Raises ConfigError, with the nearest match, for a method or an option that does not exist."""
     valid = options_of(method)
@@ -100,8 +106,6 @@ def build_method(method: str, encoder: ClipEncoder, **parts_and_options: Any) ->
     """
     parts = parts_of(method)
     check_options(method, parts_and_options.keys() - set(parts))
-    signature = inspect.signature(METHODS[method]).parameters
-    required = [part for part in parts if signature[part].default is inspect.Parameter.empty]
-    if missing := [part for part in required if part not in parts_and_options]:
+    if missing := [part for part in required_parts(method) if part not in parts_and_options]:
         raise ConfigError(f"method '{method}' needs a {' and a '.join(missing)}")
     return METHODS[method](encoder, **parts_and_options)

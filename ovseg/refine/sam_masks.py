@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ovseg.errors import ConfigError
-from ovseg.sam_structures import SamImage
+from ovseg.sam_structures import SamImage, input_size
 from ovseg.score_map import ScoreMap
 from ovseg.structures import DenseFeatures
 
@@ -215,10 +215,10 @@ class SamMasks(nn.Module):
             return None
         input_hw = embedded.input_hw
         if self.as_published:
-            input_hw = _long_side(half_hw, max(embedded.input_hw))
+            input_hw = input_size(half_hw, max(embedded.input_hw))
         scale = torch.tensor([input_hw[1] / half_hw[1], input_hw[0] / half_hw[0]])
         side = 4 * embedded.embedding.shape[-1]
-        size_hw = _long_side(half_hw, side)
+        size_hw = input_size(half_hw, side)
         picture = F.interpolate(probability[None, None], size=size_hw, mode="bilinear", align_corners=False)
         picture = torch.where(picture > self.coarse_threshold, picture * MASK_PROMPT_SCALE, 0)
         mask = F.pad(picture, (0, side - size_hw[1], 0, side - size_hw[0]))
@@ -249,11 +249,6 @@ def _regions(
         boxes[row] = x, y, x + width - 1, y + height - 1
         points[row] = x + left, y + top
     return numbers[ids], boxes, points
-
-
-def _long_side(image_hw: tuple[int, int], side: int) -> tuple[int, int]:
-    factor = side / max(image_hw)
-    return max(int(image_hw[0] * factor + 0.5), 1), max(int(image_hw[1] * factor + 0.5), 1)
 
 
 def _nearest(picture: Tensor, size_hw: tuple[int, ...]) -> Tensor:
