@@ -59,6 +59,12 @@ class Tower(Protocol):
     ) -> tuple[Float[Tensor, "B N C"], tuple[int, int]]:
         """Normalised pixels to the stream that enters the first block, and the patch grid."""
 
+    def patches(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """The first half of `embed`: each patch by itself, without its place."""
+
+    def enter(self, patches: Float[Tensor, "B C h w"], positions: PositionRule) -> Float[Tensor, "B N C"]:
+        """The second half of `embed`: prefix tokens and positions."""
+
     def finish(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N D"]:
         """The final norm and the projection into the shared space, token by token."""
 
@@ -135,12 +141,18 @@ class _OpenClipTower:
         self.blocks: list[Block] = [_OpenClipBlock(block) for block in visual.transformer.resblocks]
 
     def embed(self, pixels: Tensor, positions: PositionRule) -> tuple[Tensor, tuple[int, int]]:
+        grid = self.patches(pixels)
+        return self.enter(grid, positions), (grid.shape[-2], grid.shape[-1])
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        return self.visual.conv1(pixels)
+
+    def enter(self, patches: Tensor, positions: PositionRule) -> Tensor:
         visual = self.visual
-        grid = visual.conv1(pixels)
-        hw = (grid.shape[-2], grid.shape[-1])
+        hw = (patches.shape[-2], patches.shape[-1])
         embedding = resample_positions(visual.positional_embedding, self.trained_hw, hw, positions)
-        class_token = visual.class_embedding.expand(len(grid), 1, -1)
-        return visual.ln_pre(cat([class_token, grid.flatten(2).mT], dim=1) + embedding), hw
+        class_token = visual.class_embedding.expand(len(patches), 1, -1)
+        return visual.ln_pre(cat([class_token, patches.flatten(2).mT], dim=1) + embedding)
 
     def finish(self, tokens: Tensor) -> Tensor:
         tokens = self.visual.ln_post(tokens)
@@ -197,11 +209,21 @@ class TimmTrunk:
 
     def embed(self, pixels: Tensor, positions: PositionRule) -> tuple[Tensor, tuple[int, int]]:
         """See `Tower`."""
+        grid = self.patches(pixels)
+        return self.enter(grid, positions), (grid.shape[-2], grid.shape[-1])
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """See `Tower`."""
+        embed = self.trunk.patch_embed
+        grid = embed.proj(pixels)
+        return embed.norm(grid.flatten(2).mT).mT.unflatten(-1, grid.shape[-2:])
+
+    def enter(self, patches: Tensor, positions: PositionRule) -> Tensor:
+        """See `Tower`."""
         trunk = self.trunk
-        grid = trunk.patch_embed.proj(pixels)
-        hw = (grid.shape[-2], grid.shape[-1])
-        patches = trunk.patch_embed.norm(grid.flatten(2).mT)
-        prefix = [t.expand(len(grid), -1, -1) for t in (trunk.cls_token, trunk.reg_token) if t is not None]
+        hw = (patches.shape[-2], patches.shape[-1])
+        tokens = patches.flatten(2).mT
+        prefix = [t.expand(len(tokens), -1, -1) for t in (trunk.cls_token, trunk.reg_token) if t is not None]
         embedded_prefix = 0 if trunk.no_embed_class else self.num_prefix
         embedding: Tensor | int = 0
         if trunk.pos_embed is not None:
@@ -209,10 +231,10 @@ class TimmTrunk:
                 trunk.pos_embed[0], self.trained_hw, hw, positions, num_prefix=embedded_prefix
             )
         if trunk.no_embed_class:
-            tokens = cat([*prefix, patches + embedding], dim=1)
+            tokens = cat([*prefix, tokens + embedding], dim=1)
         else:
-            tokens = cat([*prefix, patches], dim=1) + embedding
-        return trunk.norm_pre(tokens), hw
+            tokens = cat([*prefix, tokens], dim=1) + embedding
+        return trunk.norm_pre(tokens)
 
     def finish(self, tokens: Tensor) -> Tensor:
         """The final norm; a guide has no shared space to project into."""

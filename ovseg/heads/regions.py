@@ -60,6 +60,28 @@ def _covered(spans: Float[Tensor, "N 2"], length: int) -> Float[Tensor, "N lengt
     return (torch.minimum(spans[:, 1:], pixels + 1) - torch.maximum(spans[:, :1], pixels)).clamp(0, 1)
 
 
+def ensemble(
+    dense: Float[Tensor, "*shape"],
+    crops: Float[Tensor, "*shape"],
+    weight: float,
+    *,
+    as_published: bool = False,
+) -> Float[Tensor, "*shape"]:
+    """`dense^(1 - l) crops^l`, not renormalised.
+
+    Source: OVSeg, Liang et al., arXiv 2210.04150.
+
+    Args:
+        dense, crops: probabilities.
+        weight: l; 0 is the dense half alone, 1 the crops alone.
+        as_published: 0 means the crops alone, as in github.com/facebookresearch/ov-seg at 36f49d49 (whose
+            demo is set so).
+    """
+    if as_published and weight == 0:
+        return crops
+    return dense ** (1 - weight) * crops**weight
+
+
 class RegionHead(nn.Module):
     """Classifies proposals, such as SAM's automatic masks or another detector's boxes.
 
@@ -141,7 +163,7 @@ class RegionHead(nn.Module):
         probability = score_map.class_probabilities(score_map.temperature * cosine.T)
         if crops is not None:
             seen = score_map.class_probabilities(score_map.temperature * bank.embeddings @ crops.T)
-            probability = probability ** (1 - self.crop_weight) * seen**self.crop_weight
+            probability = ensemble(probability, seen, self.crop_weight)
         best, which = (each.cpu().numpy() for each in probability.max(dim=0))
         own = bank.thresholds or (None,) * len(bank.names)
         limits = np.array([self.threshold if each is None else each for each in own], np.float32)
