@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 import ovseg
+from ovseg.answers import Answers, Task, check_tasks
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.clip_loading import default_encoder, load_clip
 from ovseg.encoders.weights import BUNDLED
 from ovseg.errors import ConfigError
 from ovseg.heads import SegmentationHead
+from ovseg.heads.background import BACKGROUND_NAMES, with_background
 from ovseg.images import read_image
 from ovseg.methods import build_method, check_options, options_of, parts_of
 from ovseg.parts import (
@@ -33,11 +35,15 @@ from ovseg.parts import (
 from ovseg.regions import check_regions, read_regions
 from ovseg.results import Segmentation
 from ovseg.scorer import Scorer
-from ovseg.structures import TextBank
+from ovseg.structures import DenseFeatures, TextBank
+from ovseg.tasks import TaskHeads, Words
 from ovseg.text.encoder import TextEncoder
 from ovseg.text.enrichment import encode_attributes, enrich_bank, read_descriptions
+from ovseg.text.states import state_bank
 from ovseg.text.vocabulary import Vocabulary
 
+#: Encoded vocabularies that are kept.
+BANKS_KEPT = 8
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -87,6 +93,8 @@ class Inferencer:
         >>> segment = Inferencer("maskclip", encoder="bundled")
         >>> for result in segment([image], "dog, pizza, grass"):
         ...     print(result.shares())
+        >>> features = segment.encode([image])
+        >>> [answer] = segment.ask(features, "dog, pizza", tasks=("detect", "count"))
 
     Args:
         method: a published method's name (see `ovseg.methods.METHODS`), or a function of your own that builds
@@ -106,6 +114,7 @@ class Inferencer:
         device: auto, cpu, cuda, cuda:1, mps.
         dtype: of the towers: float32, bf16, fp16 (not on the CPU). Scores are float32 always.
         threshold, area_threshold, keep_scores: see `SegmentationHead`.
+        heads: a head for each task, with options of their own; then the three before are not asked.
         text_cache: folder for encoded words; None is the user's cache folder.
         options: the method's own options, such as `short_side` or `temperature`.
 
@@ -132,6 +141,7 @@ class Inferencer:
         threshold: float = 0.0,
         area_threshold: float = 0.0,
         keep_scores: bool = False,
+        heads: TaskHeads | None = None,
         text_cache: str | Path | None = None,
         **options: Any,
     ) -> None:
@@ -149,7 +159,10 @@ class Inferencer:
         chosen = part_names(method, given, steps, bundled=name == BUNDLED)
         target = resolve_device(device)
         torch_dtype = resolve_dtype(dtype, target)
-        head = SegmentationHead(threshold=threshold, area_threshold=area_threshold, keep_scores=keep_scores)
+        if heads is None:
+            heads = TaskHeads(
+                SegmentationHead(threshold=threshold, area_threshold=area_threshold, keep_scores=keep_scores)
+            )
         loaded = load_clip(name, weights=None if weights is None else Path(weights))
         parts = load_parts(chosen)
         tower = ClipEncoder(
@@ -190,9 +203,18 @@ class Inferencer:
             if compile:
                 module.compile_blocks("inductor" if compile is True else compile)
         self.scorer.to(target)
-        self.head = head
+        self.heads = heads
         self.text_cache = None if text_cache is None else Path(text_cache)
         self._banks: dict[tuple, TextBank] = {}
+
+    @property
+    def head(self) -> Any:
+        """The head that gives each pixel a class."""
+        return self.heads.segment
+
+    @head.setter
+    def head(self, head: Any) -> None:
+        self.heads.segment = head
 
     def describe(self) -> dict[str, Any]:
         """All that changes results, JSON-ready: method, options, encoder and its weights, head, versions."""
@@ -227,30 +249,128 @@ class Inferencer:
             templates: a template set's name, or templates with one `{}` each.
         """
         vocabulary = Vocabulary.parse(classes)
-        key = (vocabulary.fingerprint(), templates if isinstance(templates, str) else tuple(templates))
-        if key not in self._banks:
-            self._banks.clear()
+
+        def encode() -> TextBank:
             bank = self.text_encoder.bank(vocabulary, templates, cache_dir=self.text_cache)
             if self._attributes is not None:
                 bank = enrich_bank(bank, self._attributes.to(bank.embeddings.device))
-            self._banks[key] = bank.to(self.scorer.device, torch.float32)
-        return vocabulary, self._banks[key]
+            return bank
 
-    def __call__(
+        key = (vocabulary.fingerprint(), templates if isinstance(templates, str) else tuple(templates))
+        return vocabulary, self._kept(key, encode)
+
+    def words(
+        self,
+        classes: Any,
+        tasks: Iterable[Task] = ("segment",),
+        templates: str | Sequence[str] = "imagenet80",
+    ) -> Words:
+        """Words, encoded for all that the tasks compare them with.
+
+        Raises:
+            VocabularyError: no classes, or unusable ones.
+        """
+        vocabulary, bank = self.bank(classes, templates)
+        closed = states = None
+        if {"instances", "detect", "count"} & set(tasks) and not bank.background:
+            closed = with_background(bank, self.bank(BACKGROUND_NAMES, templates)[1])
+        if "anomaly" in tasks:
+            states = self._states([name for k, name in enumerate(bank.names) if k not in bank.background])
+        return Words(
+            bank, closed, states, tuple(each.thing for each in vocabulary.classes), vocabulary.colors
+        )
+
+    def _states(self, names: Sequence[str]) -> TextBank:
+        """Things in order and out of order, as two classes for which all names speak."""
+
+        def encode() -> TextBank:
+            states = torch.cat([state_bank(self.text_encoder, name, "generic").states for name in names])
+            return TextBank(states, torch.arange(len(states)) % 2, ("normal", "abnormal"))
+
+        return self._kept(("states", *names), encode)
+
+    def _kept(self, key: tuple, encode: Callable[[], TextBank]) -> TextBank:
+        """The bank of that key; of those that were asked for, the latest are kept."""
+        bank = self._banks.pop(key, None) or encode().to(self.scorer.device, torch.float32)
+        self._banks[key] = bank
+        while len(self._banks) > BANKS_KEPT:
+            del self._banks[next(iter(self._banks))]
+        return bank
+
+    def encode(self, images: Sequence[Any], regions: Sequence[Any] = ()) -> DenseFeatures:
+        """Images of one size through the image towers: once, for any words and tasks afterwards.
+
+        Args:
+            images: see `answers`.
+            regions: see `answers`.
+
+        Raises:
+            ImageError: an image cannot be read.
+            ShapeError: sizes differ.
+        """
+        pixels = [read_image(image) for image in images]
+        ids = (
+            [_region_ids(each, image) for each, image in zip(regions, pixels, strict=True)] if regions else ()
+        )
+        return self.scorer.encode(self.scorer.prepare(pixels, ids), pixels[0].shape[:2])
+
+    def ask(
+        self,
+        features: DenseFeatures,
+        classes: Any,
+        tasks: str | Iterable[str] = ("segment",),
+        *,
+        templates: str | Sequence[str] = "imagenet80",
+    ) -> list[Answers]:
+        """What features answer to words; no image tower runs.
+
+        Args:
+            features: of `encode`.
+            classes: see `bank`. For anomaly they name the things that may be out of order.
+            tasks: of `ovseg.answers.TASKS`.
+            templates: see `bank`.
+
+        Returns:
+            One for each image.
+
+        Raises:
+            VocabularyError: no classes, or unusable ones.
+            ConfigError: an unknown task.
+        """
+        named = check_tasks(tasks)
+        return self._ask(features, self.words(classes, named, templates), named)
+
+    @torch.no_grad()
+    def _ask(self, features: DenseFeatures, words: Words, tasks: Sequence[Task]) -> list[Answers]:
+        def plain(bank: TextBank) -> Any:
+            return self.scorer.score(features, bank)
+
+        return self.heads(
+            features, words, tasks, lambda bank: self.scorer.refined(plain(bank), features), plain
+        )
+
+    def __call__(self, images: Iterable[Any], classes: Any, **options: Any) -> Iterator[Segmentation]:
+        """A class for every pixel: the answers to the task "segment". See `answers`."""
+        answers = self.answers(images, classes, tasks=("segment",), **options)
+        return (each.segmentation for each in answers if each.segmentation is not None)
+
+    def answers(
         self,
         images: Iterable[Any],
         classes: Any,
         *,
+        tasks: str | Iterable[str] = ("segment",),
         batch_size: int | None = None,
         templates: str | Sequence[str] = "imagenet80",
         regions: Iterable[Any] | None = None,
-    ) -> Iterator[Segmentation]:
+    ) -> Iterator[Answers]:
         """Results, lazily and in order. Images may differ in size: equal ones are batched together.
 
         Args:
             images: anything that `ovseg.images.read_image` takes: paths, PIL images, encoded bytes, arrays
                 (RGB, `(H, W, 3)` uint8).
             classes: see `bank`.
+            tasks: of `ovseg.answers.TASKS`, any number; the image towers run once.
             batch_size: images taken at a time, by default 1 on a CPU and 8 elsewhere; results do not
                 depend on it.
             templates: see `bank`.
@@ -259,32 +379,33 @@ class Inferencer:
 
         Raises:
             VocabularyError: no classes, or unusable ones. Raised at the call, not at the first result.
+            ConfigError: an unknown task.
             ImageError: an image cannot be read; raised when its turn comes.
         """
         size = (1 if self.scorer.device.type == "cpu" else 8) if batch_size is None else batch_size
         if size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {size}")
-        vocabulary, bank = self.bank(classes, templates)
-        return self._results(iter(images), None if regions is None else iter(regions), vocabulary, bank, size)
+        named = check_tasks(tasks)
+        words = self.words(classes, named, templates)
+        return self._answers(iter(images), None if regions is None else iter(regions), words, named, size)
 
-    def _results(
+    def _answers(
         self,
         images: Iterator[Any],
         regions: Iterator[Any] | None,
-        vocabulary: Vocabulary,
-        bank: TextBank,
+        words: Words,
+        tasks: Sequence[Task],
         size: int,
-    ) -> Iterator[Segmentation]:
+    ) -> Iterator[Answers]:
         while batch := [read_image(image) for image in islice(images, size)]:
             ids = [] if regions is None else [_region_ids(next(regions, None), image) for image in batch]
             by_size: dict[tuple[int, int], list[int]] = {}
             for index, image in enumerate(batch):
                 by_size.setdefault(image.shape[:2], []).append(index)
-            results: dict[int, Segmentation] = {}
-            for image_hw, indices in by_size.items():
-                pictures = self.scorer.prepare([batch[i] for i in indices], [ids[i] for i in indices if ids])
-                score_map = self.scorer(pictures, bank, image_hw)
-                results.update(zip(indices, self.head(score_map, colors=vocabulary.colors), strict=True))
+            results: dict[int, Answers] = {}
+            for indices in by_size.values():
+                features = self.encode([batch[i] for i in indices], [ids[i] for i in indices if ids])
+                results.update(zip(indices, self._ask(features, words, tasks), strict=True))
             yield from (results[index] for index in range(len(batch)))
 
 

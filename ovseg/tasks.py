@@ -1,0 +1,160 @@
+"""One score map, four heads: what is asked of features that are encoded already.
+
+Every task reads the same features. Segmentation gives each pixel a class of those that were named. To say
+that there is nothing, the other tasks need something that competes: `instances`, `detect` and `count` add
+background words to a vocabulary without a background, and `anomaly` compares a thing in order with one out of
+order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from ovseg.answers import Answers, Task
+from ovseg.detection_results import Detections
+from ovseg.errors import ConfigError
+from ovseg.heads.anomaly import AnomalyHead
+from ovseg.heads.counting import CountingHead, countable_classes
+from ovseg.heads.detection import DetectionHead, work_hw
+from ovseg.heads.instances import InstanceHead
+from ovseg.heads.sam_instances import redraw
+from ovseg.heads.segmentation import SegmentationHead
+from ovseg.panoptic_results import Panoptic
+from ovseg.score_map import ScoreMap
+from ovseg.structures import DenseFeatures, TextBank
+
+
+@dataclass(frozen=True)
+class Words:
+    """A vocabulary as the tasks need it.
+
+    Attributes:
+        asked: the classes that were asked for.
+        closed: the same with a background; `asked` itself where it has one.
+        states: normal and abnormal, for anomaly; None where nobody asks.
+        things: by class of `asked`: thing, stuff, or not known.
+        colors: by class of `asked`.
+    """
+
+    asked: TextBank
+    closed: TextBank | None = None
+    states: TextBank | None = None
+    things: tuple[bool | None, ...] = ()
+    colors: tuple[tuple[int, int, int] | None, ...] | None = None
+
+
+class TaskHeads(nn.Module):
+    """A head for each task.
+
+    Args:
+        segment, instances, detect, anomaly, count: each by default as its class makes it.
+        sam: a `SamEncoder` that draws the outlines of instances and boxes; None: as the map has them.
+    """
+
+    def __init__(
+        self,
+        segment: SegmentationHead | None = None,
+        instances: InstanceHead | None = None,
+        detect: DetectionHead | None = None,
+        anomaly: AnomalyHead | None = None,
+        count: CountingHead | None = None,
+        *,
+        sam: Any = None,
+    ) -> None:
+        super().__init__()
+        self.segment = segment or SegmentationHead()
+        self.instances = instances or InstanceHead()
+        self.detect = detect or DetectionHead()
+        self.anomaly = anomaly or AnomalyHead()
+        self.count = count or CountingHead()
+        self.sam = sam
+
+    def forward(
+        self,
+        features: DenseFeatures,
+        words: Words,
+        tasks: Sequence[Task],
+        score: Callable[[TextBank], ScoreMap],
+        plain_score: Callable[[TextBank], ScoreMap],
+    ) -> list[Answers]:
+        """One answer per image.
+
+        Args:
+            features: of a batch.
+            words: with what the tasks need.
+            tasks: what is asked.
+            score: words to a refined score map.
+            plain_score: words to a score map without refinement, for anomaly: its classes are states of one
+                thing, which have no outlines.
+        """
+        found: dict[str, Sequence[Any]] = {}
+        if "segment" in tasks:
+            found["segmentation"] = self.segment(score(words.asked), colors=words.colors)
+        if {"instances", "detect", "count"} & set(tasks):
+            found |= self._objects(features, words, tasks, score)
+        if "anomaly" in tasks:
+            if words.states is None:
+                raise ConfigError("anomaly asks for words of a thing in order and out of order")
+            found["anomaly"] = self.anomaly(plain_score(words.states))
+        names, image_hw = words.asked.names, features.resampling.size_hw
+        return [
+            Answers(image_hw, names, **{what: each[index] for what, each in found.items()})
+            for index in range(len(features.grid))
+        ]
+
+    def _objects(
+        self,
+        features: DenseFeatures,
+        words: Words,
+        tasks: Sequence[Task],
+        score: Callable[[TextBank], ScoreMap],
+    ) -> dict[str, Sequence[Any]]:
+        """What stands out from a background."""
+        bank = words.closed or words.asked
+        things = (*(words.things or (None,) * len(words.asked.names)),) + (False,) * (
+            len(bank.names) - len(words.asked.names)
+        )
+        score_map = score(bank)
+        found: dict[str, Sequence[Any]] = {}
+        if "instances" in tasks:
+            panoptics = self.instances(self.segment(score_map), things)
+            found["instances"] = [
+                self._drawn(_asked(each, words), features, index) for index, each in enumerate(panoptics)
+            ]
+        # Refinement decides labels, which both tasks then have to read; else each looks for itself.
+        small = None
+        if score_map.revisions and {"detect", "count"} & set(tasks):
+            small = self.segment(score_map, work_hw(score_map.image_hw))
+        if "detect" in tasks:
+            boxes = self.detect(score_map, things=things, segmentations=small)
+            found["detections"] = [
+                self._redrawn(_asked(each, words), features, index) for index, each in enumerate(boxes)
+            ]
+        if "count" in tasks:
+            wanted = countable_classes(bank, things)
+            found["counts"] = self.count(score_map, classes=wanted, segmentations=small)
+        return found
+
+    def _drawn(self, panoptic: Panoptic, features: DenseFeatures, index: int) -> Panoptic:
+        if self.sam is None:
+            return panoptic
+        return panoptic.with_things(self._redrawn(panoptic.detections(), features, index))
+
+    def _redrawn(self, detections: Detections, features: DenseFeatures, index: int) -> Detections:
+        if self.sam is None or not len(detections):
+            return detections
+        embedded, at = features.sam, index
+        if embedded is None:
+            if features.pictures is None:
+                raise ConfigError("SAM looks at the image, and these features came without their pictures")
+            embedded, at = self.sam.embed([features.pictures.full[index]]), 0
+        return redraw(detections, self.sam, embedded, at)
+
+
+def _asked(result: Any, words: Words) -> Any:
+    """A result by the names that were asked for: nothing is ever of the background that was added."""
+    return replace(result, names=words.asked.names)
