@@ -15,6 +15,7 @@ SIZES = {
     "ade847_proxyclip": (847, 847, 0),
     "cityscapes": (19, 19, 0),
     "cityscapes_names": (19, 19, 0),
+    "coco": (80, 80, 0),
     "coco_object": (81, 81 - 2 + 26 + 8, 1),
     "coco_object_clearclip": (81, 81, 1),
     "coco_object_corrclip": (81, 80 + 16, 1),
@@ -27,6 +28,13 @@ SIZES = {
     "context59_dinoiser": (59, 59, 0),
     "context60": (60, 60, 1),
     "context60_dinoiser": (60, 60, 1),
+    "lvis": (1203, 1203, 0),
+    "lvis_common": (461, 461, 0),
+    "lvis_frequent": (405, 405, 0),
+    "lvis_rare": (337, 337, 0),
+    "ov_coco": (65, 65, 0),
+    "ov_coco_base": (48, 48, 0),
+    "ov_coco_novel": (17, 17, 0),
     "voc20": (20, 18 + 7 + 5, 0),
     "voc20_clearclip": (20, 20, 0),
     "voc20_dinoiser": (20, 20, 0),
@@ -166,6 +174,24 @@ def test_ade847_gives_every_synonym_to_one_class():
     assert "pot" in lists
     assert "pot" not in lists["flowerpot"]
     assert prompts("ade847_proxyclip")["building"] == ("building, edifice",)
+
+
+def test_splits_of_detection():
+    """Base and novel classes share none and keep the order of the whole; names are the datasets'."""
+    for whole, parts in {
+        "ov_coco": ("ov_coco_base", "ov_coco_novel"),
+        "lvis": ("lvis_rare", "lvis_common", "lvis_frequent"),
+    }.items():
+        names = Vocabulary.parse(whole).names
+        split = [Vocabulary.parse(part).names for part in parts]
+        assert sorted(sum(split, ())) == sorted(names)
+        for part in split:
+            assert list(part) == [name for name in names if name in part]
+    coco = Vocabulary.parse("coco").names
+    assert coco == Vocabulary.parse("coco_object").names[1:]
+    assert [name for name in coco if name in Vocabulary.parse("ov_coco").names] == list(
+        Vocabulary.parse("ov_coco").names
+    )
 
 
 def test_lists_are_read_once():
