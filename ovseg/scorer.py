@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -189,7 +190,11 @@ class Scorer(nn.Module):
         return self.refined(self.score(features, bank), features)
 
     def refined(self, score_map: ScoreMap, features: DenseFeatures) -> ScoreMap:
-        """The score map after all steps of `refine`."""
+        """The score map with what examples add (`TextBank.prototypes`), after all steps of `refine`."""
+        bank = score_map.bank
+        if bank.prototypes is not None:
+            added = bank.prototypes.logits(features.grid, bank.names) / score_map.temperature
+            score_map = replace(score_map, cosine=score_map.cosine + added[:, bank.class_of_query])
         for step in self.refine:
             score_map = step(score_map, features)
         return score_map

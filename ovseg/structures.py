@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ovseg.errors import ShapeError, VocabularyError
+from ovseg.prototypes import VisualPrototypes
 from ovseg.resampling import Resampling
 
 
@@ -45,6 +46,11 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def select(self, index: int) -> Pictures:
+        """One image of the batch."""
+        one = slice(index, index + 1)
+        return Pictures(self.image[one], self.originals[one], self.regions[one])
 
     @cached_property
     def full(self) -> tuple[UInt8[np.ndarray, "H W 3"], ...]:
@@ -193,6 +199,7 @@ class TextBank:
         names: the K class names.
         background: which classes are background (any number, also none).
         thresholds: least probability per class, or None for the head's own.
+        prototypes: what examples of some classes add to their logits, or None.
     """
 
     embeddings: Float[Tensor, "Q D"]
@@ -200,6 +207,7 @@ class TextBank:
     names: tuple[str, ...]
     background: frozenset[int] = frozenset()
     thresholds: tuple[float | None, ...] | None = None
+    prototypes: VisualPrototypes | None = None
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -230,6 +238,7 @@ class TextBank:
             self,
             embeddings=self.embeddings.to(device=device, dtype=dtype),
             class_of_query=self.class_of_query.to(device),
+            prototypes=None if self.prototypes is None else self.prototypes.to(device),
         )
 
 
@@ -252,3 +261,15 @@ class DenseFeatures:
     objectness: Float[Tensor, "B 1 h w"] | None = None
     pictures: Pictures | None = None
     sam: Any = None
+
+    def select(self, index: int) -> DenseFeatures:
+        """Those of one image of the batch."""
+        one = slice(index, index + 1)
+        return DenseFeatures(
+            self.grid[one],
+            self.resampling,
+            None if self.image is None else self.image[one],
+            None if self.objectness is None else self.objectness[one],
+            None if self.pictures is None else self.pictures.select(index),
+            None if self.sam is None else self.sam.select(index),
+        )

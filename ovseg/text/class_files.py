@@ -19,9 +19,9 @@ import yaml
 
 from ovseg.errors import VocabularyError
 
-FILE_SUFFIXES = (".txt", ".json", ".yaml", ".yml")
+FILE_SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".safetensors")
 #: What a file may say about itself next to `classes`.
-DOCUMENT_KEYS = frozenset({"name", "source", "base", "shared_prompts", "classes"})
+DOCUMENT_KEYS = frozenset({"name", "source", "base", "shared_prompts", "classes", "prototypes"})
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -36,6 +36,7 @@ class Document:
         name: what the list calls itself.
         source: where the list comes from.
         shared_prompts: whether two classes may share a prompt.
+        prototypes: what examples of some classes have taught (`ovseg.prototypes.VisualPrototypes`), or None.
     """
 
     classes: tuple[Mapping[str, object], ...]
@@ -43,6 +44,7 @@ class Document:
     name: str = ""
     source: str = ""
     shared_prompts: bool = False
+    prototypes: Any = None  # by its name it would import torch here
 
 
 def parse_inline(text: str) -> Document:
@@ -53,28 +55,31 @@ def parse_inline(text: str) -> Document:
 
 
 def read_file(path: Path) -> Document:
-    """A vocabulary file. `.txt`: a class a line; `.json`, `.yaml`: see `parse_document`.
+    """A vocabulary file. `.txt`: a class a line; `.json`, `.yaml`, `.safetensors`: see `parse_document`.
 
     Raises:
         VocabularyError: with the file, and the line where there is one.
     """
     if path.suffix.lower() not in FILE_SUFFIXES:
         raise VocabularyError(f"{path}: a vocabulary file ends in {', '.join(FILE_SUFFIXES)}")
+    if path.suffix.lower() == ".safetensors":
+        return _read_tensors(path)
     text = _read_text(path)
     if path.suffix.lower() == ".txt":
         return _parse_lines(text, str(path))
     return parse_document(_load(text, path), str(path))
 
 
-def parse_document(data: object, where: str = "") -> Document:
+def parse_document(data: object, where: str = "", tensors: Mapping[str, Any] | None = None) -> Document:
     """A list of classes, a mapping of class to details, or either under `classes`.
 
     An item of a list is a name or a mapping with a `name`; a class's details are null, a list of synonyms,
-    or a mapping. Next to `classes` may stand `name`, `source`, `shared_prompts` and `base`: a shipped list
-    whose classes are taken over, so that `classes` only says what differs.
+    or a mapping. Next to `classes` may stand `name`, `source`, `shared_prompts`, `prototypes` (written by
+    tools/fit.py; their numbers may come as `tensors`) and `base`: a shipped list whose classes are taken
+    over, so that `classes` only says what differs.
     """
     if isinstance(data, Mapping) and _is_wrapped(data):
-        return _parse_wrapped(data, where)
+        return _parse_wrapped(data, where, tensors)
     if isinstance(data, Mapping):
         classes = [_parse_details(name, details, where) for name, details in data.items()]
     elif isinstance(data, Sequence) and not isinstance(data, str | bytes):
@@ -160,7 +165,9 @@ def _is_wrapped(data: Mapping[object, object]) -> bool:
     return isinstance(data.get("base"), str) or isinstance(data.get("classes"), Mapping | Sequence)
 
 
-def _parse_wrapped(data: Mapping[object, object], where: str) -> Document:
+def _parse_wrapped(
+    data: Mapping[object, object], where: str, tensors: Mapping[str, Any] | None = None
+) -> Document:
     unknown = sorted(str(key) for key in data.keys() - DOCUMENT_KEYS)
     if unknown:
         raise VocabularyError(
@@ -176,7 +183,13 @@ def _parse_wrapped(data: Mapping[object, object], where: str) -> Document:
         base = load_shipped(str(data["base"]))
         shared = data.get("shared_prompts", base.shared_prompts) is True
         classes = _override(base, own)
-    return Document(classes, where, str(data.get("name") or ""), str(data.get("source") or ""), shared)
+    prototypes = data.get("prototypes")
+    if prototypes is not None:
+        from ovseg.prototypes import VisualPrototypes  # torch, which words alone do without
+
+        prototypes = VisualPrototypes.from_json(prototypes, where, tensors)
+    name, source = str(data.get("name") or ""), str(data.get("source") or "")
+    return Document(classes, where, name, source, shared, prototypes)
 
 
 def _override(base: Document, own: Document) -> tuple[Mapping[str, object], ...]:
@@ -279,6 +292,25 @@ def _unique_key_loader(path: Path) -> Any:
             return super().construct_mapping(node, deep=deep)
 
     return Loader
+
+
+def _read_tensors(path: Path) -> Document:
+    """A vocabulary in the metadata of a safetensors file, whose tensors are its prototypes' numbers."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stored:
+            text = (stored.metadata() or {}).get("vocabulary")
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # no mapping
+    except FileNotFoundError:
+        raise VocabularyError(f"{path}: no such vocabulary file") from None
+    except (SafetensorError, OSError) as error:
+        raise VocabularyError(f"{path}: not a safetensors file ({error})") from error
+    if text is None:
+        raise VocabularyError(
+            f"{path}: holds weights and no vocabulary; one with visual prototypes is written by tools/fit.py"
+        )
+    return parse_document(json.loads(text), str(path), tensors)
 
 
 def _prefix(where: str) -> str:

@@ -131,6 +131,7 @@ class TextEncoder(nn.Module):
             names=vocabulary.names,
             background=vocabulary.background,
             thresholds=vocabulary.thresholds,
+            prototypes=vocabulary.prototypes,
         )
 
     def _encode_missing(

@@ -97,6 +97,8 @@ class Vocabulary:
         name: how the list is called, for manifests.
         shared_prompts: whether two classes may have the same prompt. By default they may not, since at
             a tie only one of the two could ever win; some published lists do it all the same.
+        prototypes: what examples of some classes add to their words (`ovseg.prototypes.VisualPrototypes`,
+            made by tools/fit.py), or None.
 
     Raises:
         VocabularyError: no class, a class twice, or a prompt in two classes.
@@ -105,6 +107,7 @@ class Vocabulary:
     classes: tuple[ClassEntry, ...]
     name: str = ""
     shared_prompts: bool = False
+    prototypes: Any = None  # by its name it would import torch here
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -135,8 +138,8 @@ class Vocabulary:
 
         Args:
             spec: an inline list (`"cat, dog = puppy | hound"`), the name of a shipped list (`"ade150"`),
-                a `.txt`, `.json` or `.yaml` file, a mapping of class to details as in such a file,
-                a sequence of names or `ClassEntry`, or a vocabulary, which is handed back.
+                a `.txt`, `.json`, `.yaml` or `.safetensors` file, a mapping of class to details as in such a
+                file, a sequence of names or `ClassEntry`, or a vocabulary, which is handed back.
 
         Raises:
             VocabularyError: it names none; the message says what to change.
@@ -165,11 +168,40 @@ class Vocabulary:
         return cls.parse(data)
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-ready, for manifests; `parse` reads it back."""
+        """JSON-ready, for manifests; `parse` reads it back.
+
+        Of prototypes it has a description and a hash: without their numbers (`save`) it cannot be read back.
+        """
         found: dict[str, object] = {"name": self.name} if self.name else {}
         if self.shared_prompts:
             found["shared_prompts"] = True
-        return {**found, "classes": [entry.to_dict() for entry in self.classes]}
+        found["classes"] = [entry.to_dict() for entry in self.classes]
+        if self.prototypes is not None:
+            found["prototypes"] = self.prototypes.describe()
+        return found
+
+    def save(self, path: Path) -> None:
+        """Writes a file that `parse` reads: `.json`, or `.safetensors` where there are prototypes.
+
+        Raises:
+            VocabularyError: another ending, or a `.safetensors` of words alone.
+        """
+        content = self.to_dict()
+        if path.suffix == ".safetensors" and self.prototypes is not None:
+            from safetensors.torch import save_file
+
+            fresh = path.with_name(path.name + ".part")
+            save_file(self.prototypes.tensors, fresh, {"format": "pt", "vocabulary": json.dumps(content)})
+            fresh.chmod(0o644)  # safetensors writes for the owner alone
+            fresh.replace(path)
+        elif path.suffix == ".json":
+            if self.prototypes is not None:
+                content["prototypes"] = self.prototypes.to_json()
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        else:
+            raise VocabularyError(
+                f"{path}: a vocabulary is written as .json, or as .safetensors where it has visual prototypes"
+            )
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -208,6 +240,8 @@ class Vocabulary:
     def fingerprint(self) -> str:
         """Hash of everything that can change a result or a picture; the list's own name does not."""
         content = json.dumps([entry.to_dict() for entry in self.classes], sort_keys=True)
+        if self.prototypes is not None:
+            content += self.prototypes.sha256
         return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -248,7 +282,8 @@ def _describe_shipped() -> str:
 def _build(document: Document) -> Vocabulary:
     where = f"{document.where}: " if document.where else ""
     try:
-        return Vocabulary(tuple(_build_entries(document)), document.name, document.shared_prompts)
+        entries = tuple(_build_entries(document))
+        return Vocabulary(entries, document.name, document.shared_prompts, document.prototypes)
     except VocabularyError as error:
         message = str(error)
         raise VocabularyError(message if message.startswith(where) else where + message) from None
