@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ovseg.anomaly_structures import StateBank
 from ovseg.errors import VocabularyError, unknown_name
+from ovseg.structures import TextBank
 from ovseg.text.encoder import OnLong, TextEncoder
 from ovseg.text.templates import fill, load_templates
 from ovseg.text.tokens import count_tokens, may_be_cut, tokenize
@@ -140,6 +141,30 @@ def state_bank(
     raw = [_embed(encoder, each, batch_size, on_long) for each in prompts.sentences(name)]
     states = torch.stack([each.mean(dim=0) for each in raw])
     return StateBank(F.normalize(states, dim=-1), F.normalize(torch.cat(raw), dim=-1))
+
+
+def anomaly_bank(
+    encoder: TextEncoder, objects: Sequence[str] = ("object",), prompts: StatePrompts | str = "generic"
+) -> TextBank:
+    """Things in order and out of order as two classes, for the score map of any method.
+
+    Args:
+        encoder: the text tower.
+        objects: what is inspected; each name is a query of either class.
+        prompts: see `state_bank`.
+
+    Returns:
+        A bank of the classes normal and abnormal, in this order.
+
+    Raises:
+        ConfigError: an unknown name of prompts.
+        VocabularyError: no object, an empty name, or a sentence that is too long.
+    """
+    if not objects:
+        raise VocabularyError('an anomaly bank needs at least one object; where it is unknown, say "object"')
+    states = torch.cat([state_bank(encoder, name, prompts).states for name in objects])
+    classes = torch.arange(len(states), device=states.device) % 2
+    return TextBank(states, classes, ("normal", "abnormal"))
 
 
 @torch.no_grad()
