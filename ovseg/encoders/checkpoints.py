@@ -11,10 +11,11 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import open_clip
 import safetensors
@@ -68,6 +69,19 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A torch checkpoint as it was saved, with all that stands beside its tensors, on the CPU.
+
+    Raises:
+        CheckpointError: no such file, damaged, no dict, or more than tensors and plain values inside.
+    """
+    _head(path)
+    checkpoint = _load_pickle(path)
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{path} is no checkpoint: expected a dict, got {type(checkpoint).__name__}")
+    return checkpoint
 
 
 def _head(path: Path) -> bytes:
@@ -180,7 +194,14 @@ def verify_sha256(path: Path, expected: str, source: str) -> str:
     return actual
 
 
-def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str, architecture: str) -> None:
+def load_into(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    architecture: str,
+    only: Callable[[str], bool] | None = None,
+) -> None:
     """Puts weights into a model, as float32 and without a second copy of them in memory.
 
     The tensors become the model's parameters, so that it may have been built on the meta device.
@@ -190,6 +211,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str, arc
         state: what `load_state_dict` gave.
         source: the file, for messages.
         architecture: what the model is called, for messages.
+        only: which names to fill, all of them by default; all are checked.
 
     Raises:
         CheckpointError: names or shapes differ; the message says which, and what the file seems to hold.
@@ -210,8 +232,10 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str, arc
         raise CheckpointError(
             f"{source} does not fit {architecture}. It seems to hold {describe(state)}. {details}"
         )
-    floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    model.load_state_dict(floats, assign=True)
+    floats = {
+        k: v.float() if v.is_floating_point() else v for k, v in state.items() if only is None or only(k)
+    }
+    model.load_state_dict(floats, assign=True, strict=only is None)
 
 
 def _adapted(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from ovseg.devices import resolve_device
 from ovseg.errors import ConfigError, OvsegError, unknown_name
 from ovseg.inferencer import Inferencer
 from ovseg.methods import METHODS
@@ -158,20 +159,56 @@ def load_config(path: str | Path | Config, options: Mapping[str, Any] | None = N
     return config
 
 
+def is_trainable(config: Config) -> bool:
+    """Whether the config's model is one that `tools/train.py` trains."""
+    return str((config.get("model") or {}).get("type", "")).removeprefix("ovseg.") not in ("", "OvSegmentor")
+
+
 def model_of(config: Config) -> dict[str, Any]:
-    """The config's `model`, checked to be an OvSegmentor.
+    """The config's `model`: an OvSegmentor, or one that is trained.
 
     Raises:
-        ConfigError: it has none, or another.
+        ConfigError: it has none, or an OvSegmentor without a method.
     """
     model = plain(config.get("model") or {})
-    kind = str(model.get("type", "")).removeprefix("ovseg.")
-    if kind != "OvSegmentor" or "method" not in model:
+    if not is_trainable(config) and "method" not in model:
         raise ConfigError(
             f"config {config.filename or ''} has no model of type OvSegmentor with a method: expected "
             f"model = dict(type='OvSegmentor', method=dict(type='sclip'), vocabulary=..., ...)"
         )
     return model
+
+
+def predictor_from_config(
+    path: str | Path | Config,
+    *,
+    checkpoint: str | Path | None,
+    device: str = "auto",
+    **changes: Any,
+) -> Any:
+    """What a trained model answers with, in the place of an `Inferencer`.
+
+    Args:
+        path: the config that it was trained with.
+        checkpoint: what `tools/train.py` wrote; None takes the model as the config builds it, untrained.
+        device: see `ovseg.Inferencer`.
+        changes: of the config's `model`: encoder, dtype ...
+
+    Raises:
+        ConfigError: the config's model is none that is trained, or takes no such change.
+        CheckpointError: the checkpoint is unsafe or belongs to another model.
+    """
+    from ovseg.mm.trainable import TrainableModel  # which needs this module
+
+    config = load_config(path)
+    model = _call(MODELS.build, {"cfg": ConfigDict(model_of(config) | changes)}, "model")
+    if not isinstance(model, TrainableModel):
+        raise ConfigError(
+            f"config {config.filename or ''}: its model is no TrainableModel, but {type(model)}"
+        )
+    if checkpoint is not None:
+        model.load_trained(checkpoint)
+    return model.to(resolve_device(device)).eval().predictor()
 
 
 def inferencer_from_config(
@@ -182,21 +219,34 @@ def inferencer_from_config(
     weights: str | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    checkpoint: str | Path | None = None,
     **others: Any,
-) -> Inferencer:
+) -> Any:
     """An `Inferencer` with the method, head and encoder of an OpenMMLab config.
 
     Args:
         path: the config.
         classes: encoded right away with the config's templates, so that mistakes show early; None waits.
         encoder: instead of the config's.
-        weights: a local file; with an `encoder` of its own, the config's weights are not used.
+        weights: a local file; with an `encoder` of its own, the config's weights are not used. Of a config
+            that is trained, the same as `checkpoint`.
         device, dtype, others: see `ovseg.Inferencer`.
+        checkpoint: of a config that is trained: what `tools/train.py` wrote; then the model's `predictor()`
+            is handed back.
 
     Raises:
         ConfigError: the config cannot be read or says nothing that could be built.
     """
-    model = model_of(load_config(path))
+    config = load_config(path)
+    model = model_of(config)
+    if is_trainable(config):
+        given = {"encoder": encoder, "dtype": None if dtype == "float32" else dtype, **others}
+        changes = {key: value for key, value in given.items() if value is not None}
+        found = predictor_from_config(config, checkpoint=checkpoint or weights, device=device, **changes)
+        if classes is not None:
+            found.bank(classes, templates_of(config))
+        return found
+    weights = weights or (None if checkpoint is None else str(checkpoint))
     inferencer = build_inferencer(
         model["method"],
         encoder=encoder or model.get("encoder"),

@@ -28,27 +28,46 @@ from ovseg.windows import WindowPlan
 SCOPE = "ovseg"
 
 MODELS = Registry(
-    "model", parent=_mmengine.MODELS, scope=SCOPE, locations=["ovseg.mm.build", "ovseg.mm.segmentor"]
+    "model",
+    parent=_mmengine.MODELS,
+    scope=SCOPE,
+    locations=["ovseg.mm.build", "ovseg.mm.segmentor", "ovseg.mm.dinoiser_trainer"],
 )
 DATASETS = Registry(
     "dataset",
     parent=_mmengine.DATASETS,
     scope=SCOPE,
-    locations=["ovseg.mm.datasets", "ovseg.mm.scenes_dataset"],
+    locations=["ovseg.mm.datasets", "ovseg.mm.scenes_dataset", "ovseg.mm.draws", "ovseg.mm.unlabelled"],
 )
 TRANSFORMS = Registry(
-    "transform", parent=_mmengine.TRANSFORMS, scope=SCOPE, locations=["ovseg.mm.scenes_dataset"]
+    "transform",
+    parent=_mmengine.TRANSFORMS,
+    scope=SCOPE,
+    locations=["ovseg.mm.scenes_dataset", "ovseg.mm.unlabelled"],
 )
-HOOKS = Registry("hook", parent=_mmengine.HOOKS, scope=SCOPE, locations=["ovseg.mm.hooks"])
+HOOKS = Registry(
+    "hook", parent=_mmengine.HOOKS, scope=SCOPE, locations=["ovseg.mm.hooks", "ovseg.mm.training_hooks"]
+)
 
-#: Kinds of which ovseg has none of its own. mmengine looks for a registry of the default scope all the same,
-#: and warns where there is none. Yours can be registered in them.
+#: Where the other kinds are. Most have none of ovseg's; mmengine looks for a registry of the default scope
+#: all the same, and warns where there is none. Yours can be registered in them.
+LOCATIONS = {
+    "DATA_SAMPLERS": ["ovseg.mm.draws"],
+    "LOOPS": ["ovseg.mm.draws"],
+    "OPTIM_WRAPPERS": ["ovseg.mm.optim"],
+    "OPTIM_WRAPPER_CONSTRUCTORS": ["ovseg.mm.optim"],
+    "RUNNERS": ["ovseg.mm.train_runner"],
+}
 OTHERS = {
-    kind: Registry(parent.name, parent=parent, scope=SCOPE, locations=["ovseg.mm.registry"])
+    kind: Registry(
+        parent.name, parent=parent, scope=SCOPE, locations=LOCATIONS.get(kind, ["ovseg.mm.registry"])
+    )
     for kind, parent in vars(_mmengine).items()
     if isinstance(parent, Registry) and kind not in ("MODELS", "DATASETS", "TRANSFORMS", "HOOKS")
 }
 LOOPS, METRICS = OTHERS["LOOPS"], OTHERS["METRICS"]
+DATA_SAMPLERS, OPTIM_WRAPPERS = OTHERS["DATA_SAMPLERS"], OTHERS["OPTIM_WRAPPERS"]
+OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS = OTHERS["OPTIM_WRAPPER_CONSTRUCTORS"], OTHERS["RUNNERS"]
 #: The core's parts by the name that a config's `type` takes.
 CORE_PARTS = {
     # correlations

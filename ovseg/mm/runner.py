@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ovseg.encoders.checkpoints import load_state_dict
 from ovseg.errors import CheckpointError, ConfigError
 from ovseg.mm.build import model_of
 from ovseg.mm.hooks import model_of_runner
+from ovseg.mm.layouts import shown_layout
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
@@ -61,19 +63,30 @@ def prepare(
     return config
 
 
-def check_data(dataset: dict[str, Any]) -> None:
-    """Raises ConfigError where a dataset's files are not there; the message names the folder."""
+def check_data(dataset: Mapping[str, Any], where: str = "test_dataloader.dataset") -> None:
+    """Looks whether a dataset's files are there.
+
+    Args:
+        dataset: its config.
+        where: its key in the config, for the message.
+
+    Raises:
+        ConfigError: naming the folder that was expected and showing what should be in it.
+    """
     root = dataset.get("data_root")
     if not root:
         return
     wanted = [dataset["ann_file"]] if dataset.get("ann_file") else []
-    wanted += [folder for folder in dataset.get("data_prefix", {}).values() if folder]
-    missing = [str(Path(root) / each) for each in wanted if not (Path(root) / each).exists()]
+    prefixes = dataset.get("data_prefix", {})
+    wanted += [
+        folder for folder in ([prefixes] if isinstance(prefixes, str) else prefixes.values()) if folder
+    ]
+    missing = [str(Path(root) / each) for each in wanted or [""] if not (Path(root) / each).exists()]
     if missing:
         raise ConfigError(
             f"the dataset is not where the config looks for it: no {', '.join(missing)}. Put it or link it "
-            f"there (docs/datasets.md shows the layout), or say where it is: "
-            f"--cfg-options test_dataloader.dataset.data_root=FOLDER"
+            f"there (docs/datasets.md says how to get it), or say where it is: "
+            f"--cfg-options {where}.data_root=FOLDER{shown_layout(str(dataset.get('type', '')), str(root))}"
         )
 
 
