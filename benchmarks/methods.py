@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 
+from ovseg.devices import DTYPES
 from ovseg.encoders.bundled_sam import build_sam
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.dino import DinoEncoder
@@ -34,7 +35,6 @@ from ovseg.encoders.found import FoundEncoder
 from ovseg.encoders.sam import SamEncoder
 from ovseg.encoders.weights import find_part
 from ovseg.heads import SegmentationHead
-from ovseg.inferencer import DTYPES
 from ovseg.methods import CONTROLS, PUBLISHED_PARTS, build_method, parts_of
 from ovseg.methods.clip_dinoiser import DinoiserConvolutions
 from ovseg.mm.build import load_config, model_of, plain, vocabulary_of

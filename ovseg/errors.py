@@ -27,6 +27,10 @@ class CheckpointError(OvsegError, RuntimeError):
     """Weights are missing, unreadable, unsafe or do not fit the model."""
 
 
+class CacheError(OvsegError, RuntimeError):
+    """What a cache holds is damaged, of something else, or out of date."""
+
+
 class ImageError(OvsegError, ValueError):
     """An image cannot be read."""
 

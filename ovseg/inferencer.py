@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,17 @@ from torch import nn
 
 import ovseg
 from ovseg.answers import Answers, Task, check_tasks
-from ovseg.encoders.clip import ClipEncoder
+from ovseg.devices import resolve_device, resolve_dtype
 from ovseg.encoders.clip_loading import default_encoder, load_clip
 from ovseg.encoders.weights import BUNDLED
 from ovseg.errors import ConfigError
+from ovseg.feature_cache import FeatureCache, image_key
 from ovseg.heads import SegmentationHead
 from ovseg.heads.background import BACKGROUND_NAMES, with_background
 from ovseg.images import read_image
-from ovseg.methods import build_method, check_options, options_of, parts_of
-from ovseg.parts import (
-    Part,
-    asks_sam,
-    build_refinements,
-    describe_part,
-    load_parts,
-    part_names,
-    refinement_names,
-)
+from ovseg.methods import check_options, options_of
+from ovseg.parts import Part, describe_part, load_parts, part_names, refinement_names
+from ovseg.recipe import Recipe
 from ovseg.regions import check_regions, read_regions
 from ovseg.results import Segmentation
 from ovseg.scorer import Scorer
@@ -44,46 +39,6 @@ from ovseg.text.vocabulary import Vocabulary
 
 #: Encoded vocabularies that are kept.
 BANKS_KEPT = 8
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def resolve_device(device: str = "auto") -> torch.device:
-    """A device by name; "auto" takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    has_mps = torch.backends.mps.is_available()
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        raise ConfigError(f"unknown device '{device}': use auto, cpu, cuda, cuda:1 ... or mps") from None
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device '{device}' was asked for, and torch sees {torch.cuda.device_count()} CUDA devices: use "
-            f"device 'cpu', or install a CUDA build of torch"
-        )
-    if resolved.type == "mps" and not has_mps:
-        raise ConfigError("device 'mps' was asked for and is not available here: use device 'cpu'")
-    return resolved
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """A dtype by name.
-
-    Raises:
-        ConfigError: unknown, or fp16 on a CPU.
-    """
-    if dtype not in DTYPES:
-        raise ConfigError(f"unknown dtype '{dtype}': use {', '.join(DTYPES)}")
-    if dtype == "fp16" and device.type == "cpu":
-        raise ConfigError(
-            "dtype fp16 is refused on the CPU: it has no fast half-precision kernels, and some activations "
-            "of CLIP overflow; use bf16 (fast where the processor has it) or float32"
-        )
-    return DTYPES[dtype]
 
 
 class Inferencer:
@@ -116,6 +71,9 @@ class Inferencer:
         threshold, area_threshold, keep_scores: see `SegmentationHead`.
         heads: a head for each task, with options of their own; then the three before are not asked.
         text_cache: folder for encoded words; None is the user's cache folder.
+        feature_cache: folder for encoded images, which are then asked again without any image tower: those
+            are loaded at the first image that is not there. Entries are float16, also in the run that
+            writes them, so that every run has the same results.
         options: the method's own options, such as `short_side` or `temperature`.
 
     Raises:
@@ -143,6 +101,7 @@ class Inferencer:
         keep_scores: bool = False,
         heads: TaskHeads | None = None,
         text_cache: str | Path | None = None,
+        feature_cache: str | Path | None = None,
         **options: Any,
     ) -> None:
         if isinstance(method, str):
@@ -163,30 +122,27 @@ class Inferencer:
             heads = TaskHeads(
                 SegmentationHead(threshold=threshold, area_threshold=area_threshold, keep_scores=keep_scores)
             )
-        loaded = load_clip(name, weights=None if weights is None else Path(weights))
-        parts = load_parts(chosen)
-        tower = ClipEncoder(
-            loaded.model.visual,
-            mean=loaded.mean,
-            std=loaded.std,
-            name=loaded.name,
-            weights_sha256=loaded.weights_sha256,
+        lazy = feature_cache is not None
+        loaded = load_clip(name, weights=None if weights is None else Path(weights), image_tower=not lazy)
+        backend = "inductor" if compile is True else compile or None
+        self.recipe = Recipe(
+            method,
+            loaded,
+            load_parts(chosen) if not lazy else chosen,
+            steps,
+            options,
+            target,
+            torch_dtype,
+            backend,
         )
+        self._scorer = None if lazy else self.recipe.scorer()
         self.method = method if isinstance(method, str) else method.__name__
         self.options = (options_of(method) if isinstance(method, str) else {}) | options
-        self.parts = {part: describe_part(each, parts[part]) for part, each in chosen.items()}
+        self.parts = {
+            part: describe_part(part, each, self.recipe.parts[part]) for part, each in chosen.items()
+        }
         self.dtype = dtype
         self.notice: str | None = loaded.notice
-        build = partial(build_method, method) if isinstance(method, str) else method
-        if isinstance(method, str):
-            takes = parts_of(method)
-        else:  # a maker gets what was given, but not a SAM that only a refinement asks
-            takes = tuple(part for part in parts if not (part == "sam" and asks_sam(steps)))
-        for_method = {part: parts[part] for part in takes if part in parts}
-        self.scorer: Scorer = build(tower, **for_method, **options).eval()
-        if steps is not None:
-            self.scorer.refine = nn.ModuleList(build_refinements(steps, parts))
-        self.refine = [type(step).__name__ for step in self.scorer.refine]
         self.text_encoder = TextEncoder(
             loaded.model,
             loaded.tokenizer,
@@ -197,15 +153,27 @@ class Inferencer:
         self._attributes = (
             None if descriptions is None else encode_attributes(self.text_encoder, descriptions)
         )
-        networks: list[Any] = [tower, *parts.values()]
-        for module in networks:
-            module.cast(torch_dtype)
-            if compile:
-                module.compile_blocks("inductor" if compile is True else compile)
-        self.scorer.to(target)
         self.heads = heads
+        self.refine = [type(step).__name__ for step in self.reader.refine]
+        self.feature_cache = None if feature_cache is None else FeatureCache(feature_cache, self.image_side())
         self.text_cache = None if text_cache is None else Path(text_cache)
         self._banks: dict[tuple, TextBank] = {}
+
+    @property
+    def scorer(self) -> Scorer:
+        """The method with all its networks; with a feature cache these are loaded when first needed."""
+        if self._scorer is None:
+            self._scorer = self.recipe.scorer()
+        return self._scorer
+
+    @property
+    def reader(self) -> Scorer:
+        """What compares features with words and refines: `scorer`, or one without image towers until then."""
+        return self._scorer or self._towerless or self.scorer
+
+    @cached_property
+    def _towerless(self) -> Scorer | None:
+        return self.recipe.reader()
 
     @property
     def head(self) -> Any:
@@ -216,20 +184,25 @@ class Inferencer:
     def head(self, head: Any) -> None:
         self.heads.segment = head
 
+    def image_side(self) -> dict[str, Any]:
+        """All that changes features, JSON-ready."""
+        return {
+            "method": self.method,
+            "options": self.options,
+            "encoder": self.recipe.clip.name,
+            "weights_sha256": self.recipe.clip.weights_sha256,
+            "parts": self.parts,
+            "dtype": self.dtype,
+        }
+
     def describe(self) -> dict[str, Any]:
         """All that changes results, JSON-ready: method, options, encoder and its weights, head, versions."""
         import open_clip
 
-        encoder = self.scorer.encoder
         return {
-            "method": self.method,
-            "options": self.options,
-            "encoder": encoder.name,
-            "weights_sha256": encoder.weights_sha256,
-            "parts": self.parts,
+            **self.image_side(),
             "refine": self.refine,
             "enrich": self.enrich,
-            "dtype": self.dtype,
             "threshold": self.head.threshold,
             "area_threshold": self.head.area_threshold,
             "versions": {
@@ -291,7 +264,7 @@ class Inferencer:
 
     def _kept(self, key: tuple, encode: Callable[[], TextBank]) -> TextBank:
         """The bank of that key; of those that were asked for, the latest are kept."""
-        bank = self._banks.pop(key, None) or encode().to(self.scorer.device, torch.float32)
+        bank = self._banks.pop(key, None) or encode().to(self.recipe.device, torch.float32)
         self._banks[key] = bank
         while len(self._banks) > BANKS_KEPT:
             del self._banks[next(iter(self._banks))]
@@ -312,7 +285,12 @@ class Inferencer:
         ids = (
             [_region_ids(each, image) for each, image in zip(regions, pixels, strict=True)] if regions else ()
         )
-        return self.scorer.encode(self.scorer.prepare(pixels, ids), pixels[0].shape[:2])
+        features = self.scorer.encode(self.scorer.prepare(pixels, ids), pixels[0].shape[:2])
+        for step in self.scorer.refine:
+            watch: Any = getattr(step, "watch", None)
+            if watch is not None:  # what refinement asks of the image, whatever the words
+                features = watch(features)
+        return features
 
     def ask(
         self,
@@ -343,10 +321,10 @@ class Inferencer:
     @torch.no_grad()
     def _ask(self, features: DenseFeatures, words: Words, tasks: Sequence[Task]) -> list[Answers]:
         def plain(bank: TextBank) -> Any:
-            return self.scorer.score(features, bank)
+            return self.reader.score(features, bank)
 
         return self.heads(
-            features, words, tasks, lambda bank: self.scorer.refined(plain(bank), features), plain
+            features, words, tasks, lambda bank: self.reader.refined(plain(bank), features), plain
         )
 
     def __call__(self, images: Iterable[Any], classes: Any, **options: Any) -> Iterator[Segmentation]:
@@ -382,7 +360,7 @@ class Inferencer:
             ConfigError: an unknown task.
             ImageError: an image cannot be read; raised when its turn comes.
         """
-        size = (1 if self.scorer.device.type == "cpu" else 8) if batch_size is None else batch_size
+        size = (1 if self.recipe.device.type == "cpu" else 8) if batch_size is None else batch_size
         if size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {size}")
         named = check_tasks(tasks)
@@ -400,13 +378,43 @@ class Inferencer:
         while batch := [read_image(image) for image in islice(images, size)]:
             ids = [] if regions is None else [_region_ids(next(regions, None), image) for image in batch]
             by_size: dict[tuple[int, int], list[int]] = {}
-            for index, image in enumerate(batch):
-                by_size.setdefault(image.shape[:2], []).append(index)
             results: dict[int, Answers] = {}
+            for index, image in enumerate(batch):
+                cached = self._cached(image, ids[index] if ids else None)
+                if cached is None:
+                    by_size.setdefault(image.shape[:2], []).append(index)
+                else:
+                    results[index] = self._ask(cached, words, tasks)[0]
             for indices in by_size.values():
-                features = self.encode([batch[i] for i in indices], [ids[i] for i in indices if ids])
-                results.update(zip(indices, self._ask(features, words, tasks), strict=True))
+                images_of, ids_of = [batch[i] for i in indices], [ids[i] for i in indices if ids]
+                for features, those in self._encoded(images_of, ids_of, indices):
+                    results.update(zip(those, self._ask(features, words, tasks), strict=True))
             yield from (results[index] for index in range(len(batch)))
+
+    def _encoded(
+        self, images: Sequence[np.ndarray], regions: Sequence[np.ndarray], indices: Sequence[int]
+    ) -> Iterator[tuple[DenseFeatures, Sequence[int]]]:
+        """Features with the images that they are of; one by one where they go through the cache."""
+        features = self.encode(images, regions)
+        if self.feature_cache is None:
+            yield features, indices
+            return
+        for at, index in enumerate(indices):
+            ids = regions[at] if regions else None
+            kept = self.feature_cache.save(image_key(images[at], ids), features.select(at))
+            yield self._with_picture(kept, images[at], ids), [index]
+
+    def _cached(self, image: np.ndarray, regions: np.ndarray | None) -> DenseFeatures | None:
+        kept = None if self.feature_cache is None else self.feature_cache.load(image_key(image, regions))
+        return None if kept is None else self._with_picture(kept, image, regions)
+
+    def _with_picture(
+        self, kept: DenseFeatures, image: np.ndarray, regions: np.ndarray | None
+    ) -> DenseFeatures:
+        """Features of the cache, on the device, with the picture that they are of."""
+        found = kept.pictures.regions if kept.pictures is not None else ()
+        pictures = self.reader.prepare([image], found or (() if regions is None else (regions,)))
+        return replace(kept.to(self.recipe.device), pictures=pictures)
 
 
 def _region_ids(ids: Any, image: np.ndarray) -> np.ndarray:

@@ -7,11 +7,13 @@ own as `name=FILE`, or "none" where the method can do without. What a call does 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ovseg.encoders.weights import BUNDLED
+from ovseg.encoders.checkpoints import sha256_of
+from ovseg.encoders.weights import BUNDLED, Kind
 from ovseg.errors import ConfigError, unknown_name
 from ovseg.methods import PUBLISHED_PARTS, parts_of
 from ovseg.refine.pamr import PAMR
@@ -52,6 +54,16 @@ LOADERS: dict[str, Callable[[str], nn.Module]] = {
     "saliency": _saliency,
     "convolutions": _convolutions,
 }
+
+
+#: The package's own weights, and the kind of the others in the table of weights.
+BUNDLED_FILES = {
+    "guide": "affinity.safetensors",
+    "sam": "sam.safetensors",
+    "saliency": "found.safetensors",
+    "convolutions": "dinoiser.safetensors",
+}
+KINDS: dict[str, Kind] = {"sam": "sam", "saliency": "found", "convolutions": "dinoiser"}
 
 
 def _sam_masks(sam: nn.Module | None) -> nn.Module:
@@ -134,6 +146,22 @@ def part_names(
     return {part: name for part, name in asked.items() if name != "none"}
 
 
+def weights_file(part: str, name: str) -> Path:
+    """The file that a part would be loaded from.
+
+    Raises:
+        ConfigError: unknown name.
+        CheckpointError: the file is not there and not to be had.
+    """
+    from ovseg.encoders.guide_loading import locate
+    from ovseg.methods.dinoiser_loading import bundled_file
+
+    if name == BUNDLED:
+        return bundled_file(BUNDLED_FILES[part])
+    kinds: tuple[Kind, ...] = ("dino", "sam") if part == "guide" else (KINDS[part],)
+    return locate(name, *kinds)[1]
+
+
 def load_parts(names: Mapping[str, Part]) -> dict[str, nn.Module]:
     """The modules; one that is a module already is handed through.
 
@@ -159,7 +187,18 @@ def build_refinements(steps: Sequence[str | nn.Module], parts: Mapping[str, nn.M
     ]
 
 
-def describe_part(part: Part, module: nn.Module) -> dict[str, Any]:
-    """What a manifest says of a part."""
-    name = part if isinstance(part, str) else type(module).__name__
-    return {"name": name, "weights_sha256": getattr(module, "weights_sha256", "")}
+def describe_part(part: str, named: Part, loaded: Part) -> dict[str, Any]:
+    """What a manifest says of a part, as it was named and, if it is there, as it was loaded."""
+    name = named if isinstance(named, str) else type(named).__name__
+    if isinstance(loaded, str):
+        return {"name": name, "weights_sha256": sha256_of(weights_file(part, loaded))}
+    return {"name": name, "weights_sha256": getattr(loaded, "weights_sha256", "")}
+
+
+class Unloaded(nn.Module):
+    """Stands for a part where nothing but its name is needed."""
+
+    def with_kind(self, kind: str, layer: int = -1) -> Unloaded:
+        """Itself: see `ovseg.encoders.dino.DinoEncoder.with_kind`."""
+        del kind, layer
+        return self

@@ -87,3 +87,11 @@ class SamImage:
 
     def __len__(self) -> int:
         return len(self.embedding)
+
+    def to(self, device: torch.device | str) -> SamImage:
+        """On another device, without attention."""
+        return SamImage(self.embedding.to(device), self.input_hw, self.image_hw)
+
+    def select(self, index: int) -> SamImage:
+        """One image of the batch, without attention."""
+        return SamImage(self.embedding[index : index + 1], self.input_hw, self.image_hw)

@@ -262,6 +262,17 @@ class DenseFeatures:
     pictures: Pictures | None = None
     sam: Any = None
 
+    def to(self, device: torch.device | str) -> DenseFeatures:
+        """On another device, without pictures."""
+        return DenseFeatures(
+            self.grid.to(device),
+            self.resampling.to(device),
+            None if self.image is None else self.image.to(device),
+            None if self.objectness is None else self.objectness.to(device),
+            None,
+            None if self.sam is None else self.sam.to(device),
+        )
+
     def select(self, index: int) -> DenseFeatures:
         """Those of one image of the batch."""
         one = slice(index, index + 1)

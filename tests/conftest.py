@@ -40,6 +40,7 @@ def tiny_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ovseg.inferencer.load_clip", lambda *args, **options: tiny_clip())
     for part in LOADERS:
         monkeypatch.setitem(LOADERS, part, lambda name, part=part: tiny_part(part))
+    monkeypatch.setattr("ovseg.parts.weights_file", lambda part, name: Path(__file__))
 
 
 @pytest.fixture

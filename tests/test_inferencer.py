@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from support import random_image, tiny_part
 
+from ovseg.devices import resolve_device, resolve_dtype
 from ovseg.errors import ConfigError, ImageError, ShapeError, VocabularyError
-from ovseg.inferencer import Inferencer, resolve_device, resolve_dtype
+from ovseg.inferencer import Inferencer
 from ovseg.methods import METHODS
 from ovseg.parts import LOADERS
 

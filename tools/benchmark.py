@@ -77,8 +77,8 @@ def bench_labels(arguments: argparse.Namespace) -> int:
 
 def bench_methods(arguments: argparse.Namespace, argv: list[str]) -> int:
     """Every method against its floor."""
+    from ovseg.devices import resolve_device, resolve_dtype
     from ovseg.errors import ConfigError, unknown_name
-    from ovseg.inferencer import resolve_device, resolve_dtype
     from ovseg.methods import METHODS
     from ovseg.pages import PageSection
     from ovseg.parts import refinement_names

@@ -51,6 +51,7 @@ class LoadedClip:
         licence: of the weights.
         notice: one line that a user should see, or None.
         weights_file: the file that was read.
+        source: what the model is called in messages about its weights.
     """
 
     model: open_clip.CLIP | open_clip.CustomTextCLIP | open_clip.CoCa
@@ -63,6 +64,25 @@ class LoadedClip:
     licence: str
     notice: str | None
     weights_file: Path
+    source: str = ""
+
+    def load_image_tower(self) -> None:
+        """Fills the image tower, where the rest was loaded without it."""
+        load_into(
+            self.model,
+            load_state_dict(self.weights_file),
+            source=str(self.weights_file),
+            architecture=self.source,
+            only=_of_image_tower,
+        )
+
+
+def _of_image_tower(name: str) -> bool:
+    return name.startswith("visual.")
+
+
+def _of_the_rest(name: str) -> bool:
+    return not _of_image_tower(name)
 
 
 def load_clip(
@@ -72,6 +92,7 @@ def load_clip(
     architecture: str | None = None,
     offline: bool | None = None,
     cache_dir: Path | None = None,
+    image_tower: bool = True,
 ) -> LoadedClip:
     """Loads a CLIP by name.
 
@@ -85,6 +106,7 @@ def load_clip(
         architecture: model config of open_clip for a local file, where the name does not say it.
         offline: never use the network; None follows HF_HUB_OFFLINE.
         cache_dir: Hugging Face cache, by default HF_HUB_CACHE.
+        image_tower: whether to fill it now; else it takes no memory until `LoadedClip.load_image_tower`.
 
     Raises:
         ConfigError: unknown name, tag or architecture.
@@ -104,7 +126,7 @@ def load_clip(
             f"{architecture}:TAG"
         )
     if weights is None and name == BUNDLED:
-        return load_bundled()
+        return load_bundled(image_tower=image_tower)
     offline = is_offline() if offline is None else offline
     entry = find_entry(name) if weights is None else _entry_for_file(architecture or name, weights)
     config = open_clip.get_model_config(entry.architecture)
@@ -115,7 +137,8 @@ def load_clip(
     state = load_state_dict(path)
     tokenizer = _tokenizer(entry, config, offline, cache_dir)
     model = build_model(config)
-    load_into(model, state, source=str(path), architecture=entry.architecture)
+    only = None if image_tower else _of_the_rest
+    load_into(model, state, source=str(path), architecture=entry.architecture, only=only)
     return LoadedClip(
         model.eval().requires_grad_(False),
         tokenizer,
@@ -127,14 +150,16 @@ def load_clip(
         entry.licence,
         None,
         path,
+        entry.architecture,
     )
 
 
-def load_bundled(folder: Path | None = None) -> LoadedClip:
+def load_bundled(folder: Path | None = None, *, image_tower: bool = True) -> LoadedClip:
     """The small CLIP of the package: `clip.json` (model config), `clip.safetensors`, `bpe_*.txt.gz`.
 
     Args:
         folder: another folder of that form; None is the package's own.
+        image_tower: see `load_clip`.
 
     Raises:
         CheckpointError: files are missing or damaged.
@@ -150,7 +175,9 @@ def load_bundled(folder: Path | None = None) -> LoadedClip:
         )
     weights = folder / WEIGHTS[BUNDLED].files[0].filename
     model = build_model(config)
-    load_into(model, load_state_dict(weights), source=str(weights), architecture="the bundled model")
+    called = "the bundled model"
+    only = None if image_tower else _of_the_rest
+    load_into(model, load_state_dict(weights), source=str(weights), architecture=called, only=only)
     context_length = int(config["text_cfg"].get("context_length", 77))
     statistics = described.get("preprocess_cfg", described)
     entry = WEIGHTS[BUNDLED]
@@ -165,6 +192,7 @@ def load_bundled(folder: Path | None = None) -> LoadedClip:
         entry.licence,
         str(described.get("notice", NOTICE)),
         weights,
+        called,
     )
 
 

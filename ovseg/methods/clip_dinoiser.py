@@ -140,9 +140,7 @@ class DinoiserScorer(PooledScorer):
         options: of `PooledScorer`.
     """
 
-    def __init__(
-        self, encoder: ClipEncoder, convolutions: DinoiserConvolutions, *, tap: int, **options: Any
-    ) -> None:
+    def __init__(self, encoder: ClipEncoder, convolutions: Any, *, tap: int, **options: Any) -> None:
         super().__init__(encoder, taps=[tap], **options)
         self.convolutions = convolutions
         self.tap = tap
@@ -160,7 +158,7 @@ def inner_features(block: OpenBlock, tap: int) -> Float[Tensor, "B C h w"]:
 
 def clip_dinoiser(
     encoder: ClipEncoder,
-    convolutions: DinoiserConvolutions,
+    convolutions: Any,
     *,
     short_side: int | None = 448,
     crop: int | None = 448,

@@ -21,8 +21,6 @@ from torch import Tensor
 
 from ovseg.correlation.pooling import cosine_correlation
 from ovseg.encoders.clip import ClipEncoder
-from ovseg.encoders.dino import DinoEncoder
-from ovseg.encoders.found import FoundEncoder
 from ovseg.encoders.positions import PositionRule
 from ovseg.methods.clip_dinoiser import PooledScorer, Relations
 from ovseg.scorer import Scorer
@@ -46,9 +44,7 @@ class TeacherScorer(PooledScorer):
         options: of `PooledScorer`.
     """
 
-    def __init__(
-        self, encoder: ClipEncoder, guide: DinoEncoder, saliency: FoundEncoder, **options: Any
-    ) -> None:
+    def __init__(self, encoder: ClipEncoder, guide: Any, saliency: Any, **options: Any) -> None:
         super().__init__(encoder, guide=guide, **options)
         self.saliency = saliency
 
@@ -61,8 +57,8 @@ class TeacherScorer(PooledScorer):
 
 def clip_dinoiser_teacher(
     encoder: ClipEncoder,
-    guide: DinoEncoder,
-    saliency: FoundEncoder,
+    guide: Any,
+    saliency: Any,
     *,
     short_side: int | None = 448,
     crop: int | None = 448,

@@ -13,6 +13,7 @@ it is not, position embeddings stay unresampled when the count agrees, and `SamM
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from ovseg.correlation.proxy import ProxyCorrelation, shifted_softmax
 from ovseg.correlation.segments import segment_pooling
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.positions import PositionRule
-from ovseg.encoders.sam import SamEncoder, SamImage
+from ovseg.encoders.sam import SamImage
 from ovseg.errors import ConfigError
 from ovseg.refine.sam_masks import SamMasks
 from ovseg.resampling import Resampling
@@ -115,7 +116,7 @@ class TridentScorer(Scorer):
         self,
         encoder: ClipEncoder,
         guide: nn.Module,
-        sam: SamEncoder,
+        sam: Any,
         *,
         shift: float,
         sharpness: float,
@@ -251,7 +252,7 @@ def _joined(embedded: Sequence[SamImage]) -> SamImage:
 def trident(
     encoder: ClipEncoder,
     guide: nn.Module,
-    sam: SamEncoder,
+    sam: Any,
     *,
     short_side: int | None = 336,
     crop: int | None = 336,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,13 @@ class RegionVoting(nn.Module):
         self.sam: Any = sam
         self.sam_options = dict(sam_options)
         self.as_published = as_published
+
+    def watch(self, features: DenseFeatures) -> DenseFeatures:
+        """The features with the regions of their pictures, which no words change."""
+        if features.pictures is None or features.pictures.regions:
+            return features
+        found = regions_of(features.pictures, self.sam, self.sam_options)
+        return replace(features, pictures=replace(features.pictures, regions=found))
 
     def forward(self, score_map: ScoreMap, features: DenseFeatures) -> ScoreMap:
         """The score map with a vote for each image.

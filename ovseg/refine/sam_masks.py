@@ -14,7 +14,7 @@ Deviations, all undone by `as_published=True`:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -102,6 +102,12 @@ class SamMasks(nn.Module):
         self.min_iou = min_iou
         self.min_area_px = min_area_px
         self.as_published = as_published
+
+    def watch(self, features: DenseFeatures) -> DenseFeatures:
+        """The features with what SAM sees of the images, which no words change."""
+        if features.sam is not None or features.pictures is None:
+            return features
+        return replace(features, sam=self.sam.embed(features.pictures.full))
 
     def forward(self, score_map: ScoreMap, features: DenseFeatures) -> ScoreMap:
         """The score map with one revision for each image.
