@@ -14,8 +14,12 @@ from ovseg.errors import CheckpointError, ConfigError
 from ovseg.mm.build import model_of
 from ovseg.mm.hooks import model_of_runner
 from ovseg.mm.layouts import shown_layout
+from ovseg.mm.trainable import TrainableModel
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+#: Keys of a config that a test does not ask.
+TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler")
+TRAINING += ("val_dataloader", "val_cfg", "val_evaluator")
 
 
 def prepare(
@@ -47,6 +51,8 @@ def prepare(
                 f"config {config.filename or ''} has no {key}: add a _base_/datasets file to it"
             )
     check_data(config.test_dataloader.dataset)
+    for key in TRAINING:  # the Runner wants all or none of them
+        config[key] = None
     config.work_dir = str(work_dir)
     config.launcher = launcher
     if "test_cfg" not in config:
@@ -95,7 +101,8 @@ def run_test(config: Config, checkpoint: str | Path | None = None) -> dict[str, 
 
     Args:
         config: see `prepare`.
-        checkpoint: state dict of the model, where it has trained parts; read without running its pickle.
+        checkpoint: what `tools/train.py` wrote, or a state dict of an OvSegmentor; read without running its
+            pickle.
 
     Returns:
         The evaluator's figures, such as `mIoU` in percent.
@@ -113,16 +120,29 @@ def run_test(config: Config, checkpoint: str | Path | None = None) -> dict[str, 
     runner = Runner.from_cfg(config)
     model = model_of_runner(runner)
     if checkpoint is not None:
-        try:
-            model.load_state_dict(load_state_dict(Path(checkpoint)))
-        except RuntimeError as error:
-            if isinstance(error, CheckpointError):
-                raise  # its own message says more
-            raise CheckpointError(f"{checkpoint} does not fit the model: {error}") from error
-    names = runner.test_loop.dataloader.dataset.metainfo["classes"]
-    if len(names) != len(model.vocabulary):
+        load_weights(model, Path(checkpoint))
+    names = runner.test_loop.dataloader.dataset.metainfo.get("classes", ())
+    wanted = model.vocabulary
+    if wanted is not None and names and len(names) != len(wanted):
         raise ConfigError(
-            f"the model's vocabulary has {len(model.vocabulary)} classes and the dataset {len(names)} "
+            f"the model's vocabulary has {len(wanted)} classes and the dataset {len(names)} "
             f"({', '.join(list(names)[:3])}, ...): they must be the same, in the same order"
         )
     return {name: float(value) for name, value in runner.test().items()}
+
+
+def load_weights(model: Any, checkpoint: Path) -> None:
+    """What was trained into a model that is trained, a whole state dict into any other.
+
+    Raises:
+        CheckpointError: unsafe, damaged, or it does not fit.
+    """
+    if isinstance(model, TrainableModel):
+        model.load_trained(checkpoint)
+        return
+    try:
+        model.load_state_dict(load_state_dict(checkpoint))
+    except RuntimeError as error:
+        if isinstance(error, CheckpointError):
+            raise  # its own message says more
+        raise CheckpointError(f"{checkpoint} does not fit the model: {error}") from error
