@@ -108,8 +108,8 @@ def build_anomaly_inferencer(
         guide: for "patch-memory": a name of `ovseg.encoders.weights`, or a module; None takes DINOv2 ViT-S/14
             as published, or the bundled guide where `encoder` is "bundled" or would be.
         prompts: for words: a name of `STATE_PROMPTS`, your own as `StatePrompts` or a mapping with its
-            fields; for "anomalyclip" a file of learned prompts, which it cannot do without unless it is given
-            one of the others.
+            fields, or any of these by the name of the thing, with "*" for all others; for "anomalyclip" a
+            file of learned prompts, which it cannot do without unless it is given one of the others.
         good, classes, shots, quantile, pixel_quantile: see `AnomalyInferencer.learn`.
         threshold: a file of `AnomalyThreshold.save` or a number for images and pixels alike; None takes one
             from the good images, where there are two or more.
@@ -152,7 +152,7 @@ def build_anomaly_inferencer(
         if guide is not None:
             raise ConfigError(f"anomaly method '{method}' asks no guide; '{MEMORY}' does")
         maker, _, published = WORD_METHODS[method]
-        said = state_prompts(method, published if prompts is None else prompts)
+        said = prompts_by_name(method, published if prompts is None else prompts)
         loaded = load_clip(encoder or default_encoder(), weights=None if weights is None else Path(weights))
         network = ClipEncoder(
             loaded.model.visual,
@@ -172,7 +172,11 @@ def build_anomaly_inferencer(
         ).to(target)
         words = partial(_encoded, text, said)
         notice = loaded.notice
-        about |= {"encoder": loaded.name, "weights_sha256": loaded.weights_sha256, "prompts": _plain(said)}
+        about |= {
+            "encoder": loaded.name,
+            "weights_sha256": loaded.weights_sha256,
+            "prompts": {name: _plain(each) for name, each in said.items()},
+        }
     network.cast(torch_dtype)
     detector.to(target)
     sigma = (MEMORY_SIGMA_PX if method == MEMORY else 0.0) if sigma_px is None else sigma_px
@@ -245,8 +249,18 @@ def state_prompts(method: str, prompts: Any) -> StatePrompts | ObjectPrompts:
     return ObjectPrompts.from_file(Path(prompts)).eval().requires_grad_(False)
 
 
+def prompts_by_name(method: str, prompts: Any) -> dict[str, StatePrompts | ObjectPrompts]:
+    """Prompts by the name of the thing; "*" is for all others. See `state_prompts`."""
+    if not isinstance(prompts, Mapping) or "normal" in prompts:
+        return {"*": state_prompts(method, prompts)}
+    if "*" not in prompts:
+        raise ConfigError(f'prompts by name need "*" for all other things, got {", ".join(prompts)}')
+    return {name: state_prompts(method, each) for name, each in prompts.items()}
+
+
 @torch.no_grad()
-def _encoded(text: TextEncoder, prompts: StatePrompts | ObjectPrompts, name: str) -> StateBank:
+def _encoded(text: TextEncoder, said: Mapping[str, StatePrompts | ObjectPrompts], name: str) -> StateBank:
+    prompts = said.get(name, said["*"])
     if isinstance(prompts, ObjectPrompts):
         return prompts(text)  # the same for any name
     return state_bank(text, name, prompts)

@@ -36,7 +36,7 @@ def good_images(good: Good, shots: int | None = None) -> list[Any]:
     """The good images, unread where they are files.
 
     Args:
-        good: a folder (with all below it), a file, or a list of files or images.
+        good: a folder (with all below it), a file, or a list of files, images, or functions that give images.
         shots: only so many, evenly spaced.
 
     Raises:
@@ -122,7 +122,7 @@ class AnomalyInferencer:
 
         def pixels(chosen: Iterable[Any]) -> Iterator[np.ndarray]:
             for each in chosen:
-                image = read_image(each)
+                image = each() if callable(each) else read_image(each)
                 sizes.append((image.shape[0], image.shape[1]))
                 digests.append(hashlib.sha256(image.tobytes()).hexdigest())
                 yield image

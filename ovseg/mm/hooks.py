@@ -51,7 +51,7 @@ class ProgressBarHook(Hook):
 
 @HOOKS.register_module()
 class OverlayHook(Hook):
-    """Writes every image tinted by its predicted classes, as `tools/infer.py` draws it.
+    """Writes every image tinted by its predicted classes, or as the model's own `draw` shows it.
 
     Args:
         folder: where `<image name>.png` goes.
@@ -68,9 +68,14 @@ class OverlayHook(Hook):
         outputs: Sequence[SegDataSample] | None = None,
     ) -> None:
         """Draws the batch."""
-        vocabulary = model_of_runner(runner).vocabulary
-        self.folder.mkdir(parents=True, exist_ok=True)
+        model = model_of_runner(runner)
         for packed, sample in zip(data_batch["inputs"], outputs or (), strict=True):
-            result = unpack(sample, vocabulary, void_label(len(vocabulary)))
-            name = Path(sample.get("img_path", f"{batch_idx:06d}")).stem
-            overlay(to_rgb(packed), result).save(self.folder / f"{name}.png")
+            path = self.folder / f"{Path(sample.get('img_path', f'{batch_idx:06d}')).stem}.png"
+            if hasattr(model, "draw"):  # results of another kind; names repeat from category to category
+                picture = model.draw(packed, sample)
+                path = self.folder / sample.get("category", "") / sample.get("defect", "") / path.name
+            else:
+                vocabulary = model.vocabulary
+                picture = overlay(to_rgb(packed), unpack(sample, vocabulary, void_label(len(vocabulary))))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)

@@ -1,0 +1,1 @@
+model = dict(type="OvAnomalyDetector", guide="dinov2_vits14", method=dict(type="patch-memory"))

@@ -1,0 +1,2 @@
+_base_ = ["../_base_/methods/anomalyclip.py", "../_base_/datasets/visa.py", "../_base_/runtime/default.py"]
+test_evaluator = dict(size=518)

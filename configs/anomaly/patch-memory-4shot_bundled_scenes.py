@@ -1,0 +1,7 @@
+_base_ = [
+    "../_base_/methods/patch-memory.py",
+    "../_base_/datasets/scenes_anomaly.py",
+    "../_base_/runtime/default.py",
+]
+model = dict(guide="bundled", method=dict(short_side=224))
+test_dataloader = dict(dataset=dict(shots=4))

@@ -1,0 +1,2 @@
+_base_ = ["../_base_/methods/patch-memory.py", "../_base_/datasets/visa.py", "../_base_/runtime/default.py"]
+test_dataloader = dict(dataset=dict(shots=4))

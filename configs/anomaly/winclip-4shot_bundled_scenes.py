@@ -1,0 +1,7 @@
+_base_ = [
+    "../_base_/methods/winclip.py",
+    "../_base_/datasets/scenes_anomaly.py",
+    "../_base_/runtime/default.py",
+]
+model = dict(encoder="bundled", method=dict(size=160))
+test_dataloader = dict(dataset=dict(shots=4))

@@ -1,0 +1,1 @@
+_base_ = ["../_base_/methods/anomaly-words.py", "../_base_/datasets/visa.py", "../_base_/runtime/default.py"]
