@@ -176,8 +176,12 @@ class EbcCounter(nn.Module):
             by ImageNet's statistics (`check_statistics`, where it has `mean` and `std`).
         head: classifies blocks.
         name: what is counted.
-        window_hw, stride_hw: see `slide`; published for ViTs 224 and 224.
+        window_hw, stride_hw: see `slide`; published for ViTs 224 and 224. None takes an image as a whole.
         max_batch: windows at once.
+        published: of the authors' weights, or trained as they were. If not, statistics are not checked.
+
+    Raises:
+        ConfigError: other statistics than CLIP-EBC's.
     """
 
     def __init__(
@@ -186,13 +190,14 @@ class EbcCounter(nn.Module):
         head: EbcHead,
         *,
         name: str = "person",
-        window_hw: tuple[int, int] = (224, 224),
-        stride_hw: tuple[int, int] = (224, 224),
+        window_hw: tuple[int, int] | None = (224, 224),
+        stride_hw: tuple[int, int] | None = (224, 224),
         max_batch: int = 16,
+        published: bool = True,
     ) -> None:
         super().__init__()
         mean, std = getattr(encode, "mean", None), getattr(encode, "std", None)
-        if isinstance(mean, Tensor) and isinstance(std, Tensor):
+        if published and isinstance(mean, Tensor) and isinstance(std, Tensor):
             check_statistics(mean, std)
         self.encode = encode
         self.head = head
@@ -202,8 +207,13 @@ class EbcCounter(nn.Module):
         self.max_batch = max_batch
 
     @torch.no_grad()
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> list[Counts]:
-        """One result per image: number, density and uncertainty (standard deviation, blocks independent)."""
+    def forward(self, image: Float[Tensor, "B 3 H W"], name: str | None = None) -> list[Counts]:
+        """One result per image: number, density and uncertainty (standard deviation, blocks independent).
+
+        Args:
+            image: RGB in [0, 1].
+            name: what results call the objects, by default the counter's own.
+        """
 
         def predict(windows: Tensor) -> Tensor:
             blocks = self.head(self.encode(windows))
@@ -211,22 +221,25 @@ class EbcCounter(nn.Module):
 
         image_hw = (image.shape[-2], image.shape[-1])
         block = self.head.bins.block_px
-        factor = max(1.0, *(side / own for side, own in zip(self.window_hw, image_hw, strict=True)))
-        size_hw = tuple(math.ceil(round(own * factor, 6) / block) * block for own in image_hw)
+        unit = block if self.window_hw else math.lcm(block, self.head.feature_px)
+        sides = zip(self.window_hw or (1, 1), image_hw, strict=True)
+        factor = max(1.0, *(side / own for side, own in sides))
+        height, width = (math.ceil(round(own * factor, 6) / unit) * unit for own in image_hw)
+        size_hw = (height, width)
         if size_hw != image_hw:
             image = F.interpolate(image, size=size_hw, mode="bilinear", align_corners=False)
         maps = slide(
             predict,
             image,
-            window_hw=self.window_hw,
-            stride_hw=self.stride_hw,
+            window_hw=self.window_hw or size_hw,
+            stride_hw=self.stride_hw or self.window_hw or size_hw,
             block_px=block,
             max_batch=self.max_batch,
         )
         results = []
         for density, variance in maps.float().cpu().unbind(0):
             count = ClassCount(
-                name=self.name,
+                name=name or self.name,
                 class_index=0,
                 number=float(density.double().sum()),
                 density=density.numpy(),

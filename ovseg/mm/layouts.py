@@ -72,6 +72,24 @@ LAYOUTS = {
         ),
         ("train2017", "val2017"),
     ),
+    "FSC147Dataset": Layout(
+        "data/FSC147",
+        (
+            "annotation_FSC147_384.json",
+            "Train_Test_Val_FSC_147.json",
+            "ImageClasses_FSC147.txt",
+            "images_384_VarV2/2.jpg ...",
+        ),
+    ),
+    "ShanghaiTechDataset": Layout(
+        "data/ShanghaiTech",
+        tuple(
+            f"part_{part}/{{split}}_data/{path}"
+            for part in "AB"
+            for path in ("images/IMG_1.jpg ...", "ground-truth/GT_IMG_1.mat ...  # or ground_truth/")
+        ),
+        ("train", "test"),
+    ),
     "PascalContextDataset": Layout("data/VOCdevkit/VOC2010", _CONTEXT),
     "PascalContextDataset59": Layout("data/VOCdevkit/VOC2010", _CONTEXT),
     "PascalVOCDataset": Layout("data/VOCdevkit/VOC2012", _VOC),

@@ -31,19 +31,43 @@ MODELS = Registry(
     "model",
     parent=_mmengine.MODELS,
     scope=SCOPE,
-    locations=["ovseg.mm.build", "ovseg.mm.segmentor", "ovseg.mm.dinoiser_trainer"],
+    locations=[
+        "ovseg.mm.build",
+        "ovseg.mm.segmentor",
+        "ovseg.mm.detector",
+        "ovseg.mm.dinoiser_trainer",
+        "ovseg.mm.denseclip",
+        "ovseg.mm.anomaly_model",
+        "ovseg.mm.mask_prompt_trainer",
+        "ovseg.mm.counter",
+        "ovseg.mm.count_trainer",
+    ],
 )
 DATASETS = Registry(
     "dataset",
     parent=_mmengine.DATASETS,
     scope=SCOPE,
-    locations=["ovseg.mm.datasets", "ovseg.mm.scenes_dataset", "ovseg.mm.draws", "ovseg.mm.unlabelled"],
+    locations=[
+        "ovseg.mm.datasets",
+        "ovseg.mm.scenes_dataset",
+        "ovseg.mm.draws",
+        "ovseg.mm.unlabelled",
+        "ovseg.mm.anomaly_datasets",
+        "ovseg.mm.region_datasets",
+        "ovseg.mm.counting_datasets",
+    ],
 )
 TRANSFORMS = Registry(
     "transform",
     parent=_mmengine.TRANSFORMS,
     scope=SCOPE,
-    locations=["ovseg.mm.scenes_dataset", "ovseg.mm.unlabelled"],
+    locations=[
+        "ovseg.mm.scenes_dataset",
+        "ovseg.mm.unlabelled",
+        "ovseg.mm.region_datasets",
+        "ovseg.mm.anomaly_datasets",
+        "ovseg.mm.counting_datasets",
+    ],
 )
 HOOKS = Registry(
     "hook", parent=_mmengine.HOOKS, scope=SCOPE, locations=["ovseg.mm.hooks", "ovseg.mm.training_hooks"]
@@ -54,6 +78,7 @@ HOOKS = Registry(
 LOCATIONS = {
     "DATA_SAMPLERS": ["ovseg.mm.draws"],
     "LOOPS": ["ovseg.mm.draws"],
+    "METRICS": ["ovseg.mm.region_datasets", "ovseg.mm.anomaly_metric", "ovseg.mm.counting_metric"],
     "OPTIM_WRAPPERS": ["ovseg.mm.optim"],
     "OPTIM_WRAPPER_CONSTRUCTORS": ["ovseg.mm.optim"],
     "RUNNERS": ["ovseg.mm.train_runner"],
