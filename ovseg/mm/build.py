@@ -186,7 +186,7 @@ def predictor_from_config(
     device: str = "auto",
     **changes: Any,
 ) -> Any:
-    """What a trained model answers with, in the place of an `Inferencer`.
+    """What a model answers with, in the place of an `Inferencer`: one that is trained, or an OvDetector.
 
     Args:
         path: the config that it was trained with.
@@ -195,18 +195,23 @@ def predictor_from_config(
         changes: of the config's `model`: encoder, dtype ...
 
     Raises:
-        ConfigError: the config's model is none that is trained, or takes no such change.
+        ConfigError: the config's model answers nothing, takes no such change, or has no use for a
+            checkpoint.
         CheckpointError: the checkpoint is unsafe or belongs to another model.
     """
     from ovseg.mm.trainable import TrainableModel  # which needs this module
 
     config = load_config(path)
     model = _call(MODELS.build, {"cfg": ConfigDict(model_of(config) | changes)}, "model")
-    if not isinstance(model, TrainableModel):
+    if not hasattr(model, "predictor"):
         raise ConfigError(
             f"config {config.filename or ''}: its model is no TrainableModel, but {type(model)}"
         )
     if checkpoint is not None:
+        if not isinstance(model, TrainableModel):
+            raise ConfigError(
+                f"config {config.filename or ''}: nothing of its model is trained, leave the checkpoint out"
+            )
         model.load_trained(checkpoint)
     return model.to(resolve_device(device)).eval().predictor()
 

@@ -1,0 +1,2 @@
+_base_ = "default.py"
+custom_imports = dict(imports=["ovseg.mm", "ovseg.mm.detection"])

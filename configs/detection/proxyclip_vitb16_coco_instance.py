@@ -1,0 +1,6 @@
+_base_ = [
+    "../_base_/methods/proxyclip.py",
+    "../_base_/datasets/coco_instance.py",
+    "../_base_/runtime/detection.py",
+]
+model = dict(type="OvDetector", vocabulary="coco", task="instances")
