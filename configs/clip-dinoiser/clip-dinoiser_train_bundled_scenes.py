@@ -1,5 +1,5 @@
 # From random convolutions, in minutes on two cores. Pictures of training scenes only, no labels.
-_base_ = ["../_base_/datasets/scenes_train.py", "../_base_/runtime/train.py"]
+_base_ = ["../_base_/datasets/scenes_train.py", "../_base_/runtime/train_scenes.py"]
 model = dict(
     type="DinoiserTrainer",
     encoder="bundled",
@@ -19,4 +19,3 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", begin=20, end=500, T_max=480, eta_min=1e-4, by_epoch=False),
 ]
 train_cfg = dict(max_iters=500, val_interval=250)
-default_hooks = dict(checkpoint=dict(interval=100))

@@ -1,5 +1,9 @@
 # As published: 100 epochs of 63 batches (the last one smaller); 5e-5 and 1e-2, a tenth of it after 5,000.
-_base_ = ["../_base_/datasets/imagenet_unlabelled.py", "../_base_/runtime/train.py"]
+_base_ = [
+    "../_base_/datasets/imagenet_unlabelled.py",
+    "../_base_/datasets/voc20.py",
+    "../_base_/runtime/train.py",
+]
 model = dict(type="DinoiserTrainer", encoder="clip_vitb16_laion2b", vocabulary="voc20_dinoiser")
 optim_wrapper = dict(
     type="OptimWrapper",

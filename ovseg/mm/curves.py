@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 #: Numbers that are logged and are no curve of learning.
-_ASIDE = ("step", "iter", "epoch", "time", "data_time", "memory", "lr", "base_lr")
+_ASIDE = ("step", "iter", "epoch", "time", "data_time", "memory", "lr", "base_lr", "grad_norm")
 
 
 def read_curves(work_dir: Path) -> dict[str, dict[int, float]]:
@@ -55,6 +55,7 @@ def draw_curves(work_dir: Path, target: Path | None = None) -> Path | None:
         axes.set_xlabel("iteration")
         axes.set_title(title)
         axes.grid(alpha=0.3)
+        axes.set_xlim(left=0)
         axes.legend(fontsize="small")
     target = target or Path(work_dir) / "curve.png"
     figure.savefig(target, dpi=110)

@@ -74,7 +74,8 @@ def prepare_training(
     """The config with what a command line adds; changed in place and handed back.
 
     Args:
-        config: with a trainable model, `train_dataloader`, `train_cfg` and `optim_wrapper`.
+        config: with a trainable model, `train_dataloader`, `train_cfg` and `optim_wrapper`. With
+            `validate_first = True` the untrained model is measured, too.
         work_dir: folder for checkpoints and logs.
         resume: a checkpoint, or "auto" for the last one in `work_dir` (from the start, if there is none).
         amp: "bf16" or "fp16" (GPUs only).
@@ -117,6 +118,8 @@ def prepare_training(
         config.visualizer = {"type": "Visualizer", "vis_backends": [_backend(name) for name in log_to]}
     make_repeatable(config)
     watching = [{"type": "IterationSeedHook"}, {"type": "FiniteLossHook"}]
+    if config.get("validate_first"):
+        watching.append({"type": "ValidateFirstHook"})
     config.custom_hooks = [*watching, *config.get("custom_hooks", [])]
     return config
 

@@ -33,6 +33,18 @@ class IterationSeedHook(Hook):
 
 
 @HOOKS.register_module()
+class ValidateFirstHook(Hook):
+    """Validates before the first step: what training gains is the difference to that."""
+
+    priority = "VERY_LOW"
+
+    def before_train(self, runner: Runner) -> None:
+        """A resumed run has done so before."""
+        if runner.iter == 0 and runner.val_loop is not None:
+            runner.val_loop.run()
+
+
+@HOOKS.register_module()
 class FiniteLossHook(Hook):
     """Stops at a loss that is NaN or infinite, before a checkpoint is written from it."""
 

@@ -18,10 +18,13 @@ from mmengine.visualization import Visualizer
 from support import tiny_part
 
 from ovseg.encoders.clip_loading import LoadedClip
+from ovseg.methods import METHODS
 from ovseg.parts import LOADERS
 
 REPO = Path(__file__).parents[2]
-CONFIGS = sorted(path for path in (REPO / "configs").rglob("*.py") if "_base_" not in path.parts)
+ALL_CONFIGS = sorted(path for path in (REPO / "configs").rglob("*.py") if "_base_" not in path.parts)
+#: Training-free methods; the others are trained.
+CONFIGS = [path for path in ALL_CONFIGS if path.parent.name in METHODS and "_train_" not in path.stem]
 
 
 @cache
