@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from ovseg.heads.patch_memory import PatchMemory
 from ovseg.methods.winclip import WinCLIP, WindowFeatures
 from ovseg.windows import WindowPlan, resize_image, resized_hw
 
-Pixels = UInt8[np.ndarray, "H W 3"]
+Pixels = UInt8[np.ndarray, "_ _ 3"]
 
 
+@runtime_checkable
 class Detector(Protocol):
     """What an `AnomalyInferencer` asks."""
 
@@ -131,7 +132,7 @@ class WordDetector(nn.Module):
             raise ConfigError("this method compares with words: give a bank of the two states")
         extra = (merged(good),) if good else ()
         if self.windows is None:
-            return self.method(self._whole(images), bank, *extra)
+            return self.method(self.whole(images), bank, *extra)
         batch = self._resized(images)
         windows = self.windows.windows((batch.shape[-2], batch.shape[-1]), self.method.encoder.patch_hw)
         pieces = windows.cut(batch, self.method.encoder.mean)
@@ -146,13 +147,14 @@ class WordDetector(nn.Module):
 
     def _features(self, image: Pixels) -> WindowFeatures:
         if self.windows is None:
-            return self.method.features(self._whole([image]))
+            return self.method.features(self.whole([image]))
         batch = self._resized([image])
         windows = self.windows.windows((batch.shape[-2], batch.shape[-1]), self.method.encoder.patch_hw)
         pieces = windows.cut(batch, self.method.encoder.mean)
         return merged([self.method.features(part) for part in pieces.split(self.windows.max_batch)])
 
-    def _whole(self, images: Sequence[Pixels]) -> Float[Tensor, "B 3 size size"]:
+    def whole(self, images: Sequence[Pixels]) -> Float[Tensor, "B 3 size size"]:
+        """Whole images as the network sees them: squares, RGB in [0, 1]."""
         sides = (self.size, self.size)
         pictures = [Image.fromarray(each).resize(sides, Image.Resampling.BICUBIC) for each in images]
         return self._tensor([np.asarray(each) for each in pictures])

@@ -1,11 +1,9 @@
-"""Anomaly benchmarks as mmengine datasets: MVTec AD, VisA, and inspection scenes drawn on the fly."""
+"""Anomaly benchmarks as mmengine datasets: MVTec AD, VisA, and what is laid out like them."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +15,8 @@ from PIL import Image
 from ovseg.errors import ConfigError, unknown_name
 from ovseg.images import SUFFIXES
 from ovseg.inputs import natural_key
+from ovseg.mm.layouts import shown_layout
 from ovseg.mm.registry import DATASETS, TRANSFORMS
-from ovseg.scenes.inspection import KINDS, InspectionSet, Part
 
 MVTEC_CATEGORIES = (
     *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw"),
@@ -50,9 +48,8 @@ class AnomalyDataset(BaseDataset):
     """
 
     METAINFO: ClassVar = {"classes": ("normal", "abnormal")}
-    #: All categories, and how the folder looks, for messages.
+    #: All that there are; empty where any folder is one.
     CATEGORIES: tuple[str, ...] = ()
-    LAYOUT: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -98,25 +95,16 @@ class AnomalyDataset(BaseDataset):
 
     def wrong(self, what: str) -> ConfigError:
         """The error for a folder that is not as it should be."""
-        tree = "\n".join(f"  {line}" for line in self.LAYOUT)
         return ConfigError(
-            f"the dataset is not where the config looks for it: '{self.data_root}': {what}. Say where it is "
-            f"(--cfg-options test_dataloader.dataset.data_root=FOLDER); it looks like this:\n{tree}"
+            f"the dataset is not as expected, in '{self.data_root}': {what}. Say where it is: "
+            f"--cfg-options test_dataloader.dataset.data_root=FOLDER"
+            f"{shown_layout(type(self).__name__, str(self.data_root))}"
         )
 
 
 @DATASETS.register_module()
 class MVTecADDataset(AnomalyDataset):
     """MVTec AD, or any folder of its layout (other benchmarks, a production line's own images)."""
-
-    LAYOUT: tuple[str, ...] = (
-        "bottle/",
-        "  train/good/000.png ...",
-        "  test/good/000.png ...",
-        "  test/<defect>/000.png ...",
-        "  ground_truth/<defect>/000_mask.png ...   (or 000.png)",
-        "cable/ ...",
-    )
 
     def found_categories(self) -> Sequence[str]:
         """All folders with test images."""
@@ -164,15 +152,6 @@ class VisADataset(MVTecADDataset):
     """
 
     CATEGORIES = VISA_CATEGORIES
-    LAYOUT = (
-        "split_csv/1cls.csv                            as it is downloaded",
-        "candle/Data/Images/{Normal,Anomaly}/0000.JPG ...",
-        "candle/Data/Masks/Anomaly/000.png ...",
-        "or, converted by its authors' prepare_data.py:",
-        "candle/{train,test}/good/0000.JPG ...",
-        "candle/test/bad/000.JPG ...",
-        "candle/ground_truth/bad/000.png ...",
-    )
 
     def __init__(self, *, split_file: str = "split_csv/1cls.csv", **kwargs: Any) -> None:
         self.split_file = split_file
@@ -224,82 +203,6 @@ class VisADataset(MVTecADDataset):
         return self._rows
 
 
-@dataclass(frozen=True)
-class GoodScene:
-    """A good scene to learn from, drawn when it is called."""
-
-    kind: str
-    seed: int
-    index: int
-    size_hw: tuple[int, int]
-
-    def __call__(self) -> np.ndarray:
-        """Its pixels, RGB."""
-        return _scenes(self.kind, "good", self.seed).render(self.index, self.size_hw).image
-
-
-@DATASETS.register_module()
-class ScenesAnomalyDataset(AnomalyDataset):
-    """Inspection scenes: one product per category, half of the images damaged, drawn on the fly.
-
-    Args:
-        part: "test" for reporting, "val" for tuning.
-        seed: which scenes.
-        length: images of each category.
-        size_hw: their size.
-        train_length: good images of each category that there are to learn from.
-        kwargs: see `AnomalyDataset`; `categories` are kinds of `ovseg.scenes.inspection`.
-    """
-
-    CATEGORIES = KINDS
-
-    def __init__(
-        self,
-        *,
-        part: Part = "test",
-        seed: int = 0,
-        length: int = 24,
-        size_hw: tuple[int, int] = (224, 288),
-        train_length: int = 16,
-        **kwargs: Any,
-    ) -> None:
-        self.part, self.seed, self.length = part, seed, length
-        self.size_hw = (size_hw[0], size_hw[1])
-        self.train_length = train_length
-        super().__init__(**kwargs)
-
-    def train_images(self, category: str) -> Sequence[GoodScene]:
-        """Good scenes, which no test shows."""
-        return [GoodScene(category, self.seed, index, self.size_hw) for index in range(self.train_length)]
-
-    def test_images(self, category: str) -> Iterator[dict[str, Any]]:
-        """Scenes by number; `img_path` is only a name, for outputs."""
-        for index in range(self.length):
-            scene = _scenes(category, self.part, self.seed).render(index, self.size_hw)
-            (defect,) = scene.instance_defects
-            yield {
-                "scene": (category, self.part, self.seed, index, self.size_hw),
-                "img_path": f"{category}/test/{defect or GOOD}/{index:03d}.png",
-                "mask_path": None,
-                "defect": defect or GOOD,
-            }
-
-
-@TRANSFORMS.register_module()
-class RenderInspection(BaseTransform):
-    """Draws the scene: `img` (BGR, as loaders give it) and `gt_seg_map`, 1 where damaged."""
-
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """In the place of LoadImageFromFile and LoadAnomalyMask."""
-        kind, part, seed, index, size_hw = results["scene"]
-        scene = _scenes(kind, part, seed).render(index, tuple(size_hw))
-        results["img"] = np.ascontiguousarray(scene.image[..., ::-1])
-        results["img_shape"] = results["ori_shape"] = scene.image.shape[:2]
-        results["gt_seg_map"] = scene.defects.astype(np.uint8)
-        results["seg_fields"] = ["gt_seg_map"]
-        return results
-
-
 @TRANSFORMS.register_module()
 class LoadAnomalyMask(BaseTransform):
     """`gt_seg_map`: 1 where the image is damaged, 0 everywhere in a good one."""
@@ -347,11 +250,6 @@ def chosen(images: Sequence[Any], shots: int | None, seed: int | None = None) ->
     else:
         places = np.sort(np.random.default_rng(seed).choice(len(images), shots, replace=False))
     return tuple(images[place] for place in places)
-
-
-@lru_cache(maxsize=32)
-def _scenes(kind: str, part: Part, seed: int) -> InspectionSet:
-    return InspectionSet(kind, part, seed)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -90,6 +90,27 @@ LAYOUTS = {
         ),
         ("train", "test"),
     ),
+    "MVTecADDataset": Layout(
+        "data/mvtec_ad",
+        (
+            "bottle/train/good/000.png ...  # and so on, a folder for each category",
+            "bottle/test/good/000.png ...",
+            "bottle/test/<defect>/000.png ...",
+            "bottle/ground_truth/<defect>/000_mask.png ...  # or 000.png",
+        ),
+    ),
+    "VisADataset": Layout(
+        "data/visa",
+        (
+            "split_csv/1cls.csv",
+            "candle/Data/Images/{Normal,Anomaly}/0000.JPG ...  # and so on, a folder for each category",
+            "candle/Data/Masks/Anomaly/000.png ...",
+            "# or without split_csv, as its authors' prepare_data.py converts it:",
+            "candle/{train,test}/good/0000.JPG ...",
+            "candle/test/bad/000.JPG ...",
+            "candle/ground_truth/bad/000.png ...",
+        ),
+    ),
     "PascalContextDataset": Layout("data/VOCdevkit/VOC2010", _CONTEXT),
     "PascalContextDataset59": Layout("data/VOCdevkit/VOC2010", _CONTEXT),
     "PascalVOCDataset": Layout("data/VOCdevkit/VOC2012", _VOC),

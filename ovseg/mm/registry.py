@@ -41,6 +41,8 @@ MODELS = Registry(
         "ovseg.mm.mask_prompt_trainer",
         "ovseg.mm.counter",
         "ovseg.mm.count_trainer",
+        "ovseg.mm.anomalyclip_trainer",
+        "ovseg.mm.prompt_trainer",
     ],
 )
 DATASETS = Registry(
@@ -53,6 +55,8 @@ DATASETS = Registry(
         "ovseg.mm.draws",
         "ovseg.mm.unlabelled",
         "ovseg.mm.anomaly_datasets",
+        "ovseg.mm.defect_scenes",
+        "ovseg.mm.scenes_anomaly",
         "ovseg.mm.region_datasets",
         "ovseg.mm.counting_datasets",
     ],
@@ -66,6 +70,8 @@ TRANSFORMS = Registry(
         "ovseg.mm.unlabelled",
         "ovseg.mm.region_datasets",
         "ovseg.mm.anomaly_datasets",
+        "ovseg.mm.defect_scenes",
+        "ovseg.mm.scenes_anomaly",
         "ovseg.mm.counting_datasets",
     ],
 )
