@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ovseg.encoders.positions import PositionRule
-from ovseg.encoders.towers import Tower, attend, wrap_tower
+from ovseg.encoders.token_merging import TokenMerging, TokenStream
+from ovseg.encoders.towers import Tower, wrap_tower
 from ovseg.errors import ConfigError
 from ovseg.structures import OpenBlock, PatchFeatures
 from ovseg.windows import check_divisible
@@ -34,6 +35,9 @@ class ClipEncoder(nn.Module):
         mean, std: RGB statistics of the training images, for values in [0, 1].
         name: how the weights are called, for messages and manifests.
         weights_sha256: hash of the weights file, for manifests.
+        merging: lets the tower merge alike tokens on their way to the last block, which `open` finds
+            un-merged: faster, and a little less accurate. Methods that step through inner blocks by
+            themselves do not ask.
 
     Raises:
         CheckpointError: the tower has no block that could be opened (ResNets, attention-pooled CoCa ...).
@@ -50,9 +54,11 @@ class ClipEncoder(nn.Module):
         std: Sequence[float] = OPENAI_STD,
         name: str = "",
         weights_sha256: str = "",
+        merging: TokenMerging | None = None,
     ) -> None:
         super().__init__()
         self.visual = visual
+        self.merging = merging
         self.name = name
         self.weights_sha256 = weights_sha256
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -128,17 +134,15 @@ class ClipEncoder(nn.Module):
                     f"opened; use 0..{depth - 2}, or {-depth}..-2 from the end"
                 )
         tokens, hw = self.embed(image, positions)
+        stream = TokenStream(tokens, self.merging, depth=depth, num_prefix=tower.num_prefix)
         tapped: dict[int, Tensor] = {}
         ffn_tapped: dict[int, Tensor] = {}
         for index, block in enumerate(tower.blocks[:-1]):
             inner = [tap for tap in ffn_taps if tap % depth == index]
-            if inner:
-                tokens = attend(block, tokens)
-                ffn_tapped |= dict.fromkeys(inner, block.ffn_input(tokens))
-                tokens = block.feed_forward(tokens)
-            else:
-                tokens = block(tokens)
-            tapped |= {tap: tokens for tap in taps if tap % depth == index}
+            normalised = stream.run(block, index, ffn_input=bool(inner))
+            ffn_tapped |= {tap: normalised for tap in inner if normalised is not None}
+            tapped |= {tap: stream.full for tap in taps if tap % depth == index}
+        tokens = stream.full
         q, k, v = tower.blocks[-1].split(tokens)
         image_hw = (image.shape[-2], image.shape[-1])
         return OpenBlock(q, k, v, tokens, hw, tower.num_prefix, image_hw, tapped, ffn_tapped)
@@ -174,8 +178,10 @@ class ClipEncoder(nn.Module):
         """Dense tokens of the unmodified tower: every block as trained, projected to the shared space."""
         tower = self.tower
         tokens, hw = self.embed(image, positions)
-        for block in tower.blocks:
-            tokens = block(tokens)
+        stream = TokenStream(tokens, self.merging, depth=len(tower.blocks), num_prefix=tower.num_prefix)
+        for index, block in enumerate(tower.blocks[:-1]):
+            stream.run(block, index)
+        tokens = tower.blocks[-1](stream.full)
         image_hw = (image.shape[-2], image.shape[-1])
         return self._features(tower.finish(tokens), hw, tower.num_prefix, image_hw)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ovseg.encoders.eva import EvaTrunk
 from ovseg.encoders.positions import PositionRule
+from ovseg.encoders.token_merging import TokenMerging, TokenStream
 from ovseg.encoders.towers import Block, TimmTrunk
 from ovseg.errors import ConfigError
 from ovseg.structures import OpenBlock, PatchFeatures
@@ -36,10 +37,12 @@ class DinoEncoder(nn.Module):
         positions: how position embeddings are resampled; DINO's own code adds 0.1 (the default). DINOv3
             has none to resample.
         name, weights_sha256: for messages and manifests.
+        merging: lets the trunk merge alike tokens on their way to `layer`, which finds them un-merged.
 
     Raises:
         CheckpointError: the trunk is neither.
-        ConfigError: no such kind or layer.
+        ConfigError: no such kind or layer, or DINOv3 was to merge: its attention turns every token by its
+            place, and merged ones have none.
     """
 
     mean: Tensor
@@ -56,9 +59,16 @@ class DinoEncoder(nn.Module):
         positions: PositionRule | None = None,
         name: str = "",
         weights_sha256: str = "",
+        merging: TokenMerging | None = None,
     ) -> None:
         super().__init__()
         self.trunk = trunk
+        self.merging = merging
+        if merging is not None and isinstance(trunk, timm.models.eva.Eva):
+            raise ConfigError(
+                f"'{name}' cannot merge tokens: DINOv3 turns each by its place, and merged ones have none. "
+                f"Use DINO or DINOv2, or leave merging out"
+            )
         depth = len(self.tower.blocks)
         if kind not in get_args(FeatureKind):
             raise ConfigError(f"kind must be one of {', '.join(get_args(FeatureKind))}, got '{kind}'")
@@ -107,6 +117,7 @@ class DinoEncoder(nn.Module):
             positions=self.positions,
             name=self.name,
             weights_sha256=self.weights_sha256,
+            merging=self.merging,
         )
         other.mean, other.std = self.mean, self.std
         other.training = self.training
@@ -159,6 +170,7 @@ class DinoEncoder(nn.Module):
         dtype: Any = next(self.trunk.parameters()).dtype
         tokens, hw = tower.embed(((image - self.mean) / self.std).to(dtype), self.positions)
         blocks = tower.blocks_on(hw)
-        for block in blocks[:index]:
-            tokens = block(tokens)
-        return tokens, hw, blocks[index]
+        stream = TokenStream(tokens, self.merging, depth=len(blocks), num_prefix=tower.num_prefix)
+        for place, block in enumerate(blocks[:index]):
+            stream.run(block, place)
+        return stream.full, hw, blocks[index]

@@ -31,25 +31,29 @@ class MaskPromptedClip(nn.Module):
     Args:
         encoder: the image tower, with a class token; its modules are stepped through, not copied.
         depth: how often patches are replaced, 1 to the number of blocks.
+        crop_px: side of the crops that the prompts are learned for; None is what the tower was trained with.
 
     Raises:
         ConfigError: no such depth, or the tower has no class token.
     """
 
-    def __init__(self, encoder: ClipEncoder, *, depth: int = 3) -> None:
+    def __init__(self, encoder: ClipEncoder, *, depth: int = 3, crop_px: int | None = None) -> None:
         super().__init__()
         tower = encoder.tower
         if not 1 <= depth <= len(tower.blocks):
             raise ConfigError(f"depth must be 1 to {len(tower.blocks)}, the tower's blocks, got {depth}")
         if not tower.num_prefix:
             raise ConfigError(
-                f"mask prompts ask for the class token and '{encoder.name}' has none (SigLIP): use an OpenAI, "
-                f"LAION, MetaCLIP or DataComp ViT"
+                f"mask prompts ask for the class token and '{encoder.name}' has none (SigLIP): use a ViT of "
+                f"OpenAI, LAION, MetaCLIP or DataComp"
             )
         self.encoder = encoder
-        cells = tower.trained_hw[0] * tower.trained_hw[1]
+        own_hw = tower.trained_hw[0] * tower.patch_hw[0], tower.trained_hw[1] * tower.patch_hw[1]
+        self.crop_hw = own_hw if crop_px is None else (crop_px, crop_px)
+        check_divisible(self.crop_hw, tower.patch_hw)
         with torch.no_grad():
             width = tower.patches(encoder.mean.new_zeros(1, 3, *tower.patch_hw, dtype=encoder.dtype)).shape[1]
+        cells = self._trained_hw[0] * self._trained_hw[1]
         self.prompts = nn.Parameter(torch.zeros(depth, cells, width))
 
     @property
@@ -58,10 +62,14 @@ class MaskPromptedClip(nn.Module):
         return len(self.prompts)
 
     @property
-    def crop_px(self) -> int:
-        """The side of crops that the tower was trained with."""
-        tower = self.encoder.tower
-        return tower.trained_hw[0] * tower.patch_hw[0]
+    def embed_dim(self) -> int:
+        """Dimensions of the shared space."""
+        return self.encoder.tower.finish(self.prompts.detach()[:1, :1].to(self.encoder.dtype)).shape[-1]
+
+    @property
+    def _trained_hw(self) -> tuple[int, int]:
+        patch_hw = self.encoder.patch_hw
+        return self.crop_hw[0] // patch_hw[0], self.crop_hw[1] // patch_hw[1]
 
     def load_prompts(self, state: Mapping[str, Tensor]) -> None:
         """Takes over learned prompts, ours or the published `mask_embedding`.
@@ -108,7 +116,7 @@ class MaskPromptedClip(nn.Module):
         hw = (grid.shape[-2], grid.shape[-1])
         kept = patches_shown(mask, tower.patch_hw)
         prompts = [
-            resample_positions(each, tower.trained_hw, hw, POSITIONS, num_prefix=0).to(grid.dtype)
+            resample_positions(each, self._trained_hw, hw, POSITIONS, num_prefix=0).to(grid.dtype)
             for each in self.prompts
         ]
         tokens = tower.enter(
