@@ -67,6 +67,7 @@ TRANSFORMS = Registry(
     scope=SCOPE,
     locations=[
         "ovseg.mm.scenes_dataset",
+        "ovseg.mm.scene_labels",
         "ovseg.mm.unlabelled",
         "ovseg.mm.region_datasets",
         "ovseg.mm.anomaly_datasets",
