@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ovseg.anomaly_results import AnomalyMap
 from ovseg.counting_results import Counts
@@ -16,6 +16,14 @@ from ovseg.results import Segmentation
 #: A class for every pixel; objects and stuff one by one; boxes with masks; what is out of order; how many.
 Task = Literal["segment", "instances", "detect", "anomaly", "count"]
 TASKS: tuple[Task, ...] = get_args(Task)
+#: Where `Answers` has the result of each.
+FIELDS: dict[Task, str] = {
+    "segment": "segmentation",
+    "instances": "instances",
+    "detect": "detections",
+    "anomaly": "anomaly",
+    "count": "counts",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,17 @@ class Answers:
     detections: Detections | None = None
     anomaly: AnomalyMap | None = None
     counts: Counts | None = None
+
+    def of(self, task: Task) -> Any:
+        """The result of a task.
+
+        Raises:
+            ConfigError: it was not asked.
+        """
+        found = getattr(self, FIELDS[task])
+        if found is None:
+            raise ConfigError(f"'{task}' is not among the tasks that were asked")
+        return found
 
 
 def check_tasks(tasks: str | Iterable[str]) -> tuple[Task, ...]:

@@ -8,6 +8,8 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ovseg.records import in_words
+
 if TYPE_CHECKING:
     from ovseg.runs import Outcome, RunSummary
 
@@ -58,7 +60,8 @@ def report(summary: RunSummary, total: int, out: Path, folders: list[str], *, qu
         earlier = f", {summary.skipped} done earlier" if summary.skipped else ""
         print(f"\n{summary.done} of {total} images in {summary.seconds:.1f} s ({rate:.1f} images/s){earlier}")
         if summary.done + summary.skipped:
-            print("\n".join(f"{name:<9}{out / name}" for name in folders))
+            longest = max(map(len, folders), default=0)
+            print("\n".join(f"{name:<{longest}}  {out / name}" for name in folders))
     if summary.failed:
         print(
             f"\n{len(summary.failed)} of {total} images failed, see {out / 'errors.jsonl'}:",
@@ -73,15 +76,11 @@ def report(summary: RunSummary, total: int, out: Path, folders: list[str], *, qu
 
 
 def print_table(summary: RunSummary, width: int) -> None:
-    """A line per image: classes found with their share of the pixels, and time."""
-    rows = []
-    for record in summary.records:
-        shares = [f"{each['share']:.0%}" if each["share"] >= 0.005 else "<1%" for each in record["classes"]]
-        words = [f"{each['name']} {share}" for each, share in zip(record["classes"], shares, strict=True)]
-        rows.append((record["image"], ", ".join(words) or "none", f"{record['seconds']:.2f} s"))
+    """A line per image: what was found, and the time it took."""
+    rows = [(record["image"], in_words(record), f"{record['seconds']:.2f} s") for record in summary.records]
     if not rows:
         return
-    title = "classes found, share of pixels"
+    title = "found"
     first = min(max(_width(name) for name, _, _ in rows), max(20, width // 3))
     second = min(max(len(title), *(_width(words) for _, words, _ in rows)), max(20, width - first - 12))
     for name, words_text, seconds in [("image", title, "time"), *rows]:

@@ -70,6 +70,8 @@ class Inferencer:
         dtype: of the towers: float32, bf16, fp16 (not on the CPU). Scores are float32 always.
         threshold, area_threshold, keep_scores: see `SegmentationHead`.
         heads: a head for each task, with options of their own; then the three before are not asked.
+        reject: steps that follow all refinement and say "none of these" of pixels or images, such as
+            `ovseg.heads.rejection.Rejection`.
         text_cache: folder for encoded words; None is the user's cache folder.
         feature_cache: folder for encoded images, which are then asked again without any image tower: those
             are loaded at the first image that is not there. Entries are float16, also in the run that
@@ -100,6 +102,7 @@ class Inferencer:
         area_threshold: float = 0.0,
         keep_scores: bool = False,
         heads: TaskHeads | None = None,
+        reject: Sequence[nn.Module] = (),
         text_cache: str | Path | None = None,
         feature_cache: str | Path | None = None,
         **options: Any,
@@ -134,6 +137,7 @@ class Inferencer:
             target,
             torch_dtype,
             backend,
+            tuple(reject),
         )
         self._scorer = None if lazy else self.recipe.scorer()
         self.method = method if isinstance(method, str) else method.__name__
@@ -176,6 +180,11 @@ class Inferencer:
         return self.recipe.reader()
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.recipe.device
+
+    @property
     def head(self) -> Any:
         """The head that gives each pixel a class."""
         return self.heads.segment
@@ -202,6 +211,7 @@ class Inferencer:
         return {
             **self.image_side(),
             "refine": self.refine,
+            "reject": [str(each) for each in self.recipe.reject],
             "enrich": self.enrich,
             "threshold": self.head.threshold,
             "area_threshold": self.head.area_threshold,

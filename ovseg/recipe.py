@@ -29,6 +29,7 @@ class Recipe:
         options: of the method.
         device, dtype: of the networks.
         compile: a backend of torch.compile for the transformer blocks, or None.
+        reject: steps after all refinement.
     """
 
     method: str | Callable[..., Scorer]
@@ -39,6 +40,7 @@ class Recipe:
     device: torch.device
     dtype: torch.dtype
     compile: str | None = None
+    reject: tuple[nn.Module, ...] = ()
 
     def scorer(self) -> Scorer:
         """With all its networks, on the device."""
@@ -89,4 +91,5 @@ class Recipe:
         scorer = build(tower, **{part: parts[part] for part in takes if part in parts}, **self.options).eval()
         if self.steps is not None:
             scorer.refine = nn.ModuleList(build_refinements(self.steps, parts))
+        scorer.refine.extend(self.reject)
         return scorer

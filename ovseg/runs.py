@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ovseg.answers import Answers, Task
 from ovseg.errors import (
     CheckpointError,
     ConfigError,
@@ -26,7 +27,7 @@ from ovseg.errors import (
 )
 from ovseg.images import BinaryStream, Limits, read_image
 from ovseg.inputs import ImageFile
-from ovseg.results import Segmentation
+from ovseg.records import record_of
 from ovseg.run_folder import Record, RunFolder, atomic, describe_source
 
 #: Errors of the model that no other image would be spared.
@@ -37,12 +38,19 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 
 @runtime_checkable
-class Segmenter(Protocol):
+class Predictor(Protocol):
     """What a run needs of an inferencer."""
 
-    def __call__(
-        self, images: Iterable[Any], classes: Any, *, batch_size: int | None, templates: Any, **given: Any
-    ) -> Iterator[Segmentation]:
+    def answers(
+        self,
+        images: Iterable[Any],
+        classes: Any,
+        *,
+        tasks: Sequence[Task],
+        batch_size: int | None,
+        templates: Any,
+        **given: Any,
+    ) -> Iterator[Answers]:
         """Results in order."""
 
 
@@ -54,13 +62,13 @@ class Writer:
         kind: its key in the records.
         folder: below the run's folder.
         suffix: of its files.
-        write: `(stream, image, result)`.
+        write: `(stream, image, answers)`.
     """
 
     kind: str
     folder: str
     suffix: str
-    write: Callable[[BinaryStream, np.ndarray, Segmentation], None]
+    write: Callable[[BinaryStream, np.ndarray, Answers], None]
 
 
 @dataclass(frozen=True)
@@ -94,12 +102,13 @@ class RunSummary:
 
 
 def run(
-    segmenter: Segmenter,
+    predictor: Predictor,
     images: Sequence[ImageFile],
     classes: Any,
     folder: RunFolder,
     writers: Sequence[Writer],
     *,
+    tasks: Sequence[Task] = ("segment",),
     templates: Any = "imagenet80",
     batch_size: int = 1,
     limits: Limits | None = None,
@@ -109,19 +118,21 @@ def run(
     on_outcome: Callable[[Outcome], None] | None = None,
     keep_records: int = 20,
     regions: Callable[[Path, tuple[int, int]], np.ndarray] | None = None,
+    names: bool = False,
 ) -> RunSummary:
-    """Segment the images that are not done yet, and write what the writers write.
+    """Ask the images that are not done yet, and write what the writers write.
 
-    An image that cannot be read, segmented or written is recorded with its reason, and the others go on. A
+    An image that cannot be read, answered or written is recorded with its reason, and the others go on. A
     batch that fails is tried again image by image. Each image's files appear whole, and its line in
     `results.jsonl` after them, so a run can be stopped at any time and resumed.
 
     Args:
-        segmenter: an `Inferencer`, or the like.
-        images: what to segment.
+        predictor: an `Inferencer`, or the like.
+        images: what to ask.
         classes: the vocabulary.
         folder: where to, opened.
         writers: which outputs.
+        tasks: what to ask of each image.
         templates: prompt templates.
         batch_size: images at a time; results do not depend on it.
         limits: which images are refused.
@@ -131,6 +142,7 @@ def run(
         on_outcome: called after each image, in this thread.
         keep_records: how many records the summary holds.
         regions: region ids by an image's path and size, such as `ovseg.regions.RegionFolder`.
+        names: whether the predictor wants to know where images lie (`paths=`).
 
     Raises:
         VocabularyError, ConfigError, CheckpointError, MissingDependencyError: the set-up is wrong.
@@ -159,6 +171,21 @@ def run(
     def read(image: ImageFile) -> np.ndarray:
         return read_image(image.path, limits=limits, matte=matte)
 
+    def ask(batch: list[tuple[ImageFile, np.ndarray]]) -> list[Answers]:
+        given: dict[str, Any] = {"paths": [str(image.path) for image, _ in batch]} if names else {}
+        if regions is not None:
+            given["regions"] = [regions(image.path, pixels.shape[:2]) for image, pixels in batch]
+        return list(
+            predictor.answers(
+                (pixels for _, pixels in batch),
+                classes,
+                tasks=tasks,
+                batch_size=len(batch),
+                templates=templates,
+                **given,
+            )
+        )
+
     pending = read_ahead(todo, read, threads=readers, ahead=4 * batch_size, max_pixels=max_pixels_ahead)
     for chunk in _chunks(pending, 4 * batch_size if batch_size > 1 else 1, max_pixels_ahead):
         for image, result in chunk:
@@ -167,7 +194,7 @@ def run(
         good = [(image, result) for image, result in chunk if isinstance(result, np.ndarray)]
         good.sort(key=lambda each: each[1].shape)  # equal sizes make full batches
         for batch in (good[start : start + batch_size] for start in range(0, len(good), batch_size)):
-            for image, pixels, answer, seconds in _segment(segmenter, batch, classes, templates, regions):
+            for image, pixels, answer, seconds in _asked(ask, batch):
                 if isinstance(answer, Exception):
                     note(_failed(folder, image, "model", answer))
                 else:
@@ -221,27 +248,6 @@ def read_ahead(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def class_statistics(result: Segmentation) -> tuple[list[Record], int]:
-    """The classes found, largest first: pixels, share, mean confidence. And the number of void pixels."""
-    flat = result.labels.ravel().astype(np.int64)
-    seen = flat != result.void
-    count = len(result.names)
-    pixels = np.bincount(flat[seen], minlength=count)
-    confidence = np.bincount(flat[seen], weights=result.confidence.ravel()[seen], minlength=count)
-    found = [
-        {
-            "id": int(index),
-            "name": result.names[index],
-            "pixels": int(pixels[index]),
-            "share": round(float(pixels[index] / flat.size), 6),
-            "confidence": round(float(confidence[index] / pixels[index]), 4),
-        }
-        for index in np.argsort(-pixels, kind="stable")
-        if pixels[index]
-    ]
-    return found, int(flat.size - seen.sum())
-
-
 def _chunks(
     pending: Iterator[tuple[ImageFile, Any]], count: int, max_pixels: int
 ) -> Iterator[list[tuple[ImageFile, Any]]]:
@@ -257,25 +263,15 @@ def _chunks(
         yield chunk
 
 
-def _segment(
-    segmenter: Segmenter,
+def _asked(
+    ask: Callable[[list[tuple[ImageFile, np.ndarray]]], list[Answers]],
     batch: list[tuple[ImageFile, np.ndarray]],
-    classes: Any,
-    templates: Any,
-    regions: Callable[[Path, tuple[int, int]], np.ndarray] | None = None,
-) -> Iterator[tuple[ImageFile, np.ndarray, Segmentation | Exception, float]]:
+) -> Iterator[tuple[ImageFile, np.ndarray, Answers | Exception, float]]:
     """Answers for a batch; where it fails, for its images one by one."""
     begin = time.perf_counter()
+    answers: Sequence[Answers | Exception]
     try:
-        given = (
-            {}
-            if regions is None
-            else {"regions": [regions(image.path, pixels.shape[:2]) for image, pixels in batch]}
-        )
-        pixels_of = (pixels for _, pixels in batch)
-        answers: Sequence[Segmentation | Exception] = list(
-            segmenter(pixels_of, classes, batch_size=len(batch), templates=templates, **given)
-        )
+        answers = ask(batch)
         if len(answers) != len(batch):
             raise RuntimeError(f"{len(answers)} results for {len(batch)} images")
     except SETUP_ERRORS:
@@ -284,7 +280,7 @@ def _segment(
         if len(batch) > 1:
             _free_memory()
             for each in batch:
-                yield from _segment(segmenter, [each], classes, templates, regions)
+                yield from _asked(ask, [each])
             return
         answers = [error]
     seconds = (time.perf_counter() - begin) / len(batch)
@@ -297,7 +293,7 @@ def _write(
     image: ImageFile,
     stem: str,
     pixels: np.ndarray,
-    result: Segmentation,
+    answers: Answers,
     writers: Sequence[Writer],
     seconds: float,
 ) -> Outcome:
@@ -306,17 +302,15 @@ def _write(
         for writer in writers:
             outputs[writer.kind] = f"{writer.folder}/{stem}{writer.suffix}"
             with atomic(folder.path / outputs[writer.kind]) as stream:
-                writer.write(stream, pixels, result)
-        found, void = class_statistics(result)
+                writer.write(stream, pixels, answers)
         record = {
             "image": image.name,
             "source": describe_source(image.path),
             "stem": stem,
-            "height": result.image_hw[0],
-            "width": result.image_hw[1],
+            "height": answers.image_hw[0],
+            "width": answers.image_hw[1],
             "outputs": outputs,
-            "classes": found,
-            "void": {"pixels": void, "share": round(void / result.labels.size, 6)},
+            **record_of(answers),
             "seconds": round(seconds, 4),
         }
         folder.commit(record)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ovseg.answers import Answers
 from ovseg.inputs import ImageFile, find_images
+from ovseg.outputs.writers import build_writers
 from ovseg.results import Segmentation, void_label
 from ovseg.run_folder import RunFolder
 from ovseg.runs import RunSummary, run
-from ovseg.writers import build_writers
 
 VERSIONS = {"ovseg": "1", "torch": "2"}
 
@@ -32,7 +33,7 @@ class FakeSegmenter:
         self.names = names
         self.settings = settings
         self.notice: str | None = "a fake: it knows nothing"
-        self.scorer = SimpleNamespace(device=SimpleNamespace(type="cpu"))
+        self.device = SimpleNamespace(type="cpu")
         self.batches: list[int] = []
         self.on_image: Any = None
 
@@ -41,9 +42,15 @@ class FakeSegmenter:
 
     def bank(self, classes: Any, templates: Any) -> None: ...
 
-    def __call__(
-        self, images: Iterable[Any], classes: Any, *, batch_size: int | None = None, templates: Any = None
-    ) -> Iterator[Segmentation]:
+    def answers(
+        self,
+        images: Iterable[Any],
+        classes: Any,
+        *,
+        tasks: Any = ("segment",),
+        batch_size: int | None = None,
+        templates: Any = None,
+    ) -> Iterator[Answers]:
         batch = list(images)
         self.batches.append(len(batch))
         for image in batch:
@@ -58,7 +65,8 @@ class FakeSegmenter:
             labels[grey == 0] = void
             confidence = np.full(labels.shape, 0.5, np.float32)
             scores = np.full((len(names), 4, 6), 1 / len(names), np.float32)
-            yield Segmentation(labels, names, confidence, void=void, scores=scores)
+            segmentation = Segmentation(labels, names, confidence, void=void, scores=scores)
+            yield Answers(segmentation.image_hw, names, segmentation)
 
 
 def save(path: Path, seed: int = 0, hw: tuple[int, int] = (20, 32), **options: Any) -> Path:

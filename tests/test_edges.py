@@ -27,7 +27,7 @@ def test_core_loads_no_openmmlab_package_and_opens_no_socket() -> None:
         "socket.socket.connect = refuse\n"
         "import ovseg, sys\n"
         "ovseg.Inferencer, ovseg.Vocabulary\n"
-        "import ovseg.runs, ovseg.visualize\n"
+        "import ovseg.runs, ovseg.outputs.visualize\n"
         "heavy = {'mmengine', 'mmcv', 'mmseg', 'mmdet', 'numba'}\n"
         "loaded = {name.split('.')[0] for name in sys.modules} & heavy\n"
         "assert not loaded, loaded\n"

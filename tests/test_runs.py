@@ -20,9 +20,12 @@ from run_helpers import VERSIONS, FakeSegmenter, contents, go, lines, poison, sa
 
 from ovseg.errors import ConfigError, ImageError, OvsegError, VocabularyError
 from ovseg.inputs import ImageFile, find_images
+from ovseg.outputs.label_files import read_labels
+from ovseg.outputs.run_files import class_table
+from ovseg.outputs.writers import build_writers
+from ovseg.records import class_statistics
 from ovseg.run_folder import RunFolder
-from ovseg.runs import Outcome, Writer, class_statistics, read_ahead, run
-from ovseg.writers import build_writers, class_table, read_labels
+from ovseg.runs import Outcome, Writer, read_ahead, run
 
 
 def test_outputs_are_named_after_the_input(photos: Path, tmp_path: Path) -> None:
@@ -218,7 +221,7 @@ def test_kill_minus_nine_and_resume(photos: Path, tmp_path: Path) -> None:
         from ovseg.inputs import find_images
         from ovseg.run_folder import RunFolder
         from ovseg.runs import Writer, run
-        from ovseg.writers import build_writers
+        from ovseg.outputs.writers import build_writers
         good = build_writers(["labels"])[0].write
         count = 0
         def write(stream, image, result):
@@ -294,10 +297,8 @@ def test_reading_ahead_keeps_order_and_bounds() -> None:
 
 
 def test_statistics_count_void_apart() -> None:
-    segmentation = next(
-        FakeSegmenter()([np.array([[[0] * 3, [250] * 3, [10] * 3, [251] * 3]], np.uint8)], None)
-    )
-    found, void = class_statistics(segmentation)
+    image = np.array([[[0] * 3, [250] * 3, [10] * 3, [251] * 3]], np.uint8)
+    found, void = class_statistics(next(FakeSegmenter().answers([image], None)).segmentation)
     assert [(each["name"], each["pixels"]) for each in found] == [("bright", 2), ("dark", 1)]
     assert void == 1
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import visualize
 from ovseg.errors import ShapeError
-from ovseg.palette import _DEFICIENCIES, BACKGROUND, _linear, _linear_to_oklab, class_colors, oklab
+from ovseg.outputs import visualize
+from ovseg.outputs.palette import _DEFICIENCIES, BACKGROUND, _linear, _linear_to_oklab, class_colors, oklab
+from ovseg.outputs.visualize import boundary, entries, legend_panel, overlay, segmentation_colors
 from ovseg.results import Segmentation
-from ovseg.visualize import boundary, entries, legend_panel, overlay, segmentation_colors
 
 WORDS = [
     f"{a} {b}"

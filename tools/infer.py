@@ -1,4 +1,4 @@
-"""Segment images by words: a folder of images in, labelled masks and pictures out.
+"""Ask images by words: a folder of images in, masks, boxes, counts, anomaly maps and pictures out.
 
 Thin on purpose: arguments here, the work in `ovseg`. `docs/infer.md` has the details.
 """
@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ovseg.console import Progress
-    from ovseg.palette import Scheme
+    from ovseg.outputs.palette import Scheme
     from ovseg.text.vocabulary import Vocabulary
 
 EXAMPLES = """\
 examples:
   python tools/infer.py photos/ --classes "cat, dog, sofa, grass" -o out/
+  python tools/infer.py photos/ --task segment,detect,count --classes "cat, dog" --formats overlay,coco -o out/
+  python tools/infer.py photos/ --task count --classes "sheep" --cache features/ -o out/
+  python tools/infer.py parts/ --task anomaly --good good_parts/ -o out/
+  python tools/infer.py parts/ --task anomaly --method winclip --classes bottle -o out/
+  python tools/infer.py photos/ --task detect --classes "cat, dog" --proposals sam --crops masked -o out/
   python tools/infer.py photos/ --classes "cat, dog" --method sclip --encoder clip_vitb16_openai -o out/
   python tools/infer.py 'photos/**/*.jpg' --classes words.yaml --threshold 0.3 --formats labels,scores -o out/
   python tools/infer.py photos/ --method configs/sclip/sclip_vitb16_voc21.py -o out/
@@ -37,7 +42,7 @@ The same command again finishes a stopped run and tries failed images once more.
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="infer.py",
-        description="Segment images by words.",
+        description="Name anything in words: find it in images, box it, count it, see what is wrong with it.",
         epilog=EXAMPLES,
         formatter_class=_HelpFormatter,
     )
@@ -45,6 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
         "inputs", nargs="*", metavar="INPUT", help="images: files, folders (recursive), globs, or .txt lists"
     )
     what = parser.add_argument_group("what to find")
+    what.add_argument(
+        "-t",
+        "--task",
+        default="segment",
+        help="of: segment, instances, detect, anomaly, count; several as segment,count",
+    )
     what.add_argument(
         "-c",
         "--classes",
@@ -60,10 +71,50 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--area-threshold", type=float, help="drop classes that hold at most this share (default: 0)"
     )
+    what.add_argument(
+        "--reject",
+        metavar="RULE:LEAST",
+        help="pixels that fit none of the words become void: msp, maxlogit, energy or mcm, as maxlogit:9",
+    )
+    what.add_argument(
+        "--reject-images", metavar="RULE:LEAST", help="the same for whole images, by their class token"
+    )
+    boxes = parser.add_argument_group("detection by proposals")
+    boxes.add_argument(
+        "--proposals",
+        metavar="sam|FILE",
+        help="name regions instead of pixels: SAM's masks, or a COCO file's",
+    )
+    boxes.add_argument(
+        "--crops", choices=("masked", "blurred"), help="let CLIP look at a picture of each region, too"
+    )
+    wrong = parser.add_argument_group("anomaly")
+    wrong.add_argument(
+        "--anomaly",
+        metavar="METHOD",
+        help="words (default), winclip, anovl, anomalyclip, or patch-memory (default with --good)",
+    )
+    wrong.add_argument(
+        "--good",
+        type=Path,
+        metavar="DIR",
+        help="images without a fault to compare with; they give a threshold",
+    )
+    wrong.add_argument("--shots", type=int, help="only so many of the good images")
+    wrong.add_argument(
+        "--anomaly-threshold", metavar="FILE|NUMBER", help="from which score on something is anomalous"
+    )
+    wrong.add_argument(
+        "--prompts", metavar="FILE", help="AnomalyCLIP's learned prompts, or a set of state prompts"
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--method", default="sclip", help="a method's name, or an OpenMMLab config file (.py)")
     how.add_argument("--encoder", help="an encoder's name, or 'bundled' (default: the best one at hand)")
-    how.add_argument("--weights", type=Path, help="a local weights file instead of the encoder's own")
+    how.add_argument(
+        "--weights",
+        type=Path,
+        help="a local weights file instead of the encoder's own; the checkpoint of a config that was trained",
+    )
     how.add_argument(
         "--guide",
         help="the DINO (or SAM) that a method asks, such as dino_vitb8, dinov2_vitb14_reg or name=FILE",
@@ -87,6 +138,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="YAML of sentences by class, which enrich the words (ExCEL)",
     )
+    how.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep the encoded images: other words and tasks on the same images then load no image tower",
+    )
     how.add_argument("--compile", action="store_true", help="let torch compile the networks' blocks")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     how.add_argument(
@@ -102,11 +159,14 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="options of the method, as short_side=448 (of a config: model.method.short_side=448)",
+        help="options of the method, as short_side=448 (of a config: model.method.short_side=448), and of a "
+        "task's head, as detect.min_score=0.3",
     )
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder of the run")
-    output.add_argument("--formats", default="labels,overlay", help="of: labels, overlay, scores")
+    output.add_argument(
+        "--formats", default="labels,overlay", help="of: labels, overlay, scores, coco, panoptic, yolo"
+    )
     output.add_argument("--opacity", type=float, default=0.55, help="of the overlay's colours, 0 to 1")
     output.add_argument("--no-legend", action="store_true", help="overlays without the legend")
     output.add_argument(
@@ -171,6 +231,7 @@ def is_usage_error(error: Exception) -> bool:
 
 
 def _run(arguments: argparse.Namespace, progress: Progress) -> int:
+    from ovseg.answers import check_tasks
     from ovseg.errors import ConfigError
     from ovseg.images import Limits
     from ovseg.inputs import find_images
@@ -179,13 +240,16 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
         raise ConfigError(
             "no input: name images, folders, globs or a list, as in: infer.py photos/ -c 'cat, dog'"
         )
+    tasks = check_tasks(arguments.task)
+    if arguments.classes is None and tasks == ("anomaly",):
+        arguments.classes = "object"
     if arguments.classes is None and not is_config(arguments.method):
         raise ConfigError("no classes: say what to find, as in --classes 'cat, dog', or give a file of words")
     for name in ("opacity", "threshold", "area_threshold"):
         value = getattr(arguments, name)
         if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value:g}: expected 0 to 1")
-    for name in ("batch_size", "limit", "max_pixels", "readers"):
+    for name in ("batch_size", "limit", "max_pixels", "readers", "shots"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise ConfigError(
                 f"--{name.replace('_', '-')} is {getattr(arguments, name)}: expected at least 1"
@@ -194,10 +258,11 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
     matte = parse_color(arguments.matte)
     images = find_images(arguments.inputs)[: arguments.limit]
 
-    from ovseg import __version__, writers
+    from ovseg import __version__
     from ovseg.console import report
-    from ovseg.results import void_label
-    from ovseg.run_folder import CLASSES, RunFolder
+    from ovseg.outputs.run_files import write_class_files, write_run_files
+    from ovseg.outputs.writers import build_writers
+    from ovseg.run_folder import RunFolder
     from ovseg.runs import run
 
     scheme: Scheme = "colorblind" if arguments.colorblind else "vivid"
@@ -206,21 +271,25 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
         "legend": not arguments.no_legend,
         "scheme": scheme,
     }
-    chosen = writers.build_writers(arguments.formats.split(","), **style)
     vocabulary, templates = words_of(arguments)
+    judged = arguments.good is not None or arguments.anomaly_threshold is not None
+    formats = arguments.formats.split(",")
+    chosen = build_writers(formats, tasks, colors=vocabulary.colors, judged=judged, **style)
     regions = None
     if arguments.regions is not None:
         from ovseg.regions import RegionFolder
 
         regions = RegionFolder(arguments.regions)
-    segmenter = build_segmenter(arguments, options, keep_scores=any(each.kind == "scores" for each in chosen))
-    if segmenter.notice and not arguments.quiet:
-        print(segmenter.notice)
-    segmenter.bank(vocabulary, templates)  # words that cannot be encoded: an error before the folder is made
-    description = dict(segmenter.describe())
+    keep_scores = any(each.kind == "scores" for each in chosen)
+    predictor = build_predictor(arguments, tasks, options, keep_scores=keep_scores)
+    if predictor.notice and not arguments.quiet:
+        print(predictor.notice)
+    predictor.bank(vocabulary, templates)  # words that cannot be encoded: an error before the folder is made
+    description = dict(predictor.describe())
     versions = {"ovseg": __version__, **description.pop("versions", {})}
     settings = {
         **description,
+        "tasks": list(tasks),
         "vocabulary": vocabulary.to_dict(),
         "templates": templates,
         "overlay": style,
@@ -231,33 +300,33 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
     with folder:
         for notice in folder.notices:
             print(notice, file=sys.stderr)
-        folder.write(
-            CLASSES,
-            writers.class_table(
-                vocabulary.names,
-                void_label(len(vocabulary.names)),
-                vocabulary.background,
-                vocabulary.colors,
-                scheme,
-            ),
-        )
+        write_class_files(folder, vocabulary, chosen, scheme)
         progress.start(len(images))
         summary = run(
-            segmenter,
+            predictor,
             images,
             vocabulary,
             folder,
             chosen,
+            tasks=tasks,
             templates=templates,
-            batch_size=arguments.batch_size or default_batch_size(segmenter),
+            batch_size=arguments.batch_size or default_batch_size(predictor),
             limits=Limits(max_pixels=arguments.max_pixels) if arguments.max_pixels else None,
             matte=matte,
             readers=arguments.readers,
             on_outcome=progress.note,
             regions=regions,
+            names=arguments.proposals not in (None, "sam"),
         )
+        files = write_run_files(folder, images, vocabulary, tasks, formats)
     progress.close()
-    report(summary, len(images), arguments.out, [each.folder for each in chosen], quiet=arguments.quiet)
+    report(
+        summary,
+        len(images),
+        arguments.out,
+        [*dict.fromkeys(each.folder for each in chosen), *files],
+        quiet=arguments.quiet,
+    )
     return 1 if summary.failed else 0
 
 
@@ -284,28 +353,54 @@ def words_of(arguments: argparse.Namespace) -> tuple[Vocabulary, Any]:
     return vocabulary, templates
 
 
-def build_segmenter(arguments: argparse.Namespace, options: dict[str, Any], *, keep_scores: bool) -> Any:
-    """The inferencer that the arguments ask for. Imports torch, so it comes after all cheap checks."""
-    head = {"threshold": arguments.threshold, "area_threshold": arguments.area_threshold}
-    head = {key: value for key, value in head.items() if value is not None} | {"keep_scores": keep_scores}
-    common = {"device": arguments.device, "dtype": arguments.dtype, "encoder": arguments.encoder}
-    parts = {
-        name: getattr(arguments, name) for name in ("guide", "sam", "saliency", "convolutions", "refine")
-    }
-    common |= {name: value for name, value in parts.items() if value is not None}
+def build_predictor(
+    arguments: argparse.Namespace, tasks: Any, options: dict[str, Any], *, keep_scores: bool
+) -> Any:
+    """What answers, as the arguments ask for it. Imports torch, so it comes after all cheap checks."""
+    from ovseg import predictors
+
+    names = ("encoder", "guide", "sam", "saliency", "convolutions", "refine", "enrich", "weights")
+    names += ("threshold", "area_threshold")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    given |= {"device": arguments.device, "dtype": arguments.dtype, "keep_scores": keep_scores}
     if arguments.compile:
-        common["compile"] = True
-    if arguments.regions is not None and "sam" not in common and regions_replace_sam(arguments):
-        common["sam"] = "none"
+        given["compile"] = True
+    if arguments.cache is not None:
+        given["feature_cache"] = arguments.cache
+    if arguments.regions is not None and "sam" not in given and regions_replace_sam(arguments):
+        given["sam"] = "none"
+    of_method, of_heads = predictors.split_options(options)
+    only_anomaly = tasks == ("anomaly",) and (arguments.good or arguments.anomaly not in (None, "words"))
+    of_anomaly = {} if arguments.prompts is None else {"prompts": arguments.prompts}
+    from_config = None
     if is_config(arguments.method):
         from ovseg.mm.build import inferencer_from_config, load_config
 
-        overrides = options | {f"model.head.{key}": value for key, value in head.items()}
-        weights = None if arguments.weights is None else str(arguments.weights)
-        return inferencer_from_config(load_config(arguments.method, overrides), weights=weights, **common)
-    from ovseg.inferencer import Inferencer
+        def from_config(method: str, **others: Any) -> Any:
+            heads = ("threshold", "area_threshold", "keep_scores")
+            head = {f"model.head.{key}": others.pop(key) for key in heads if key in others}
+            return inferencer_from_config(load_config(method, options | head), **others)
 
-    return Inferencer(arguments.method, weights=arguments.weights, **common, **head, **options)
+    elif only_anomaly or arguments.method in ("winclip", "anovl", "anomalyclip", "patch-memory"):
+        of_anomaly |= of_method
+    else:
+        given |= of_method
+    return predictors.build_predictor(
+        arguments.method,
+        tasks,
+        anomaly=arguments.anomaly,
+        anomaly_options=of_anomaly,
+        good=arguments.good,
+        shots=arguments.shots,
+        anomaly_threshold=arguments.anomaly_threshold,
+        heads=of_heads,
+        proposals=arguments.proposals,
+        crops=arguments.crops,
+        reject=arguments.reject,
+        reject_images=arguments.reject_images,
+        from_config=from_config,
+        **given,
+    )
 
 
 def regions_replace_sam(arguments: argparse.Namespace) -> bool:
@@ -322,9 +417,9 @@ def is_config(method: str) -> bool:
     return method.endswith(".py")
 
 
-def default_batch_size(segmenter: Any) -> int:
+def default_batch_size(predictor: Any) -> int:
     """1 on a CPU, where batches gain nothing, and 8 elsewhere."""
-    return 1 if segmenter.scorer.device.type == "cpu" else 8
+    return 1 if predictor.device.type == "cpu" else 8
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from ovseg.anomaly_build import ANOMALY_METHODS, build_anomaly_inferencer
 from ovseg.anomaly_results import AnomalyMap
 from ovseg.errors import ConfigError, unknown_name
 from ovseg.heads.anomaly import AnomalyHead
-from ovseg.heat_maps import anomaly_overlay
 from ovseg.methods import METHODS
 from ovseg.methods.anomalyclip import ObjectPrompts
 from ovseg.mm.build import build_inferencer, plain
 from ovseg.mm.registry import MODELS
 from ovseg.mm.segmentor import check_not_resized, to_rgb
+from ovseg.outputs.heat_maps import anomaly_overlay
 
 
 @MODELS.register_module()

@@ -11,7 +11,7 @@ from mmdet.datasets.api_wrappers import COCO
 from ovseg.errors import ConfigError
 from ovseg.mm.build import build_vocabulary
 from ovseg.mm.registry import DATASETS
-from ovseg.palette import class_colors
+from ovseg.outputs.palette import class_colors
 from ovseg.text.class_files import fold
 
 

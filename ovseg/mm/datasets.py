@@ -7,7 +7,7 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 
 from ovseg.mm.registry import DATASETS
-from ovseg.palette import class_colors
+from ovseg.outputs.palette import class_colors
 from ovseg.text.vocabulary import Vocabulary
 
 

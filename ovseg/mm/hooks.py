@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from ovseg.mm.registry import HOOKS
 from ovseg.mm.segmentor import OvSegmentor, to_rgb, unpack
+from ovseg.outputs.visualize import overlay
 from ovseg.results import void_label
-from ovseg.visualize import overlay
 
 
 def model_of_runner(runner: Runner) -> OvSegmentor:

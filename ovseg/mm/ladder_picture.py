@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from ovseg.errors import ConfigError
 from ovseg.metrics import IoU
 from ovseg.mm.scenes_benchmark import SceneScores
+from ovseg.outputs.visualize import FAINT, INK, PANEL, entries, legend_panel, overlay, segmentation_colors
 from ovseg.results import Segmentation
 from ovseg.scenes import Scene
-from ovseg.visualize import FAINT, INK, PANEL, entries, legend_panel, overlay, segmentation_colors
 
 
 def ladder_picture(

@@ -10,7 +10,7 @@ from mmcv.transforms import BaseTransform
 from mmseg.datasets import BaseSegDataset
 
 from ovseg.mm.registry import DATASETS, TRANSFORMS
-from ovseg.palette import class_colors
+from ovseg.outputs.palette import class_colors
 from ovseg.scenes import SceneSet
 
 

@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset
 
 from ovseg.mm.registry import DATASETS, MODELS, TRANSFORMS
 from ovseg.mm.scenes_dataset import scene_set
-from ovseg.palette import class_colors
+from ovseg.outputs.palette import class_colors
 from ovseg.rle import encode_mask
 from ovseg.scenes import SceneSet
 

@@ -14,8 +14,8 @@ from ovseg.anomaly_results import AnomalyMap, AnomalyThreshold
 from ovseg.anomaly_structures import AnomalyScores
 from ovseg.errors import ConfigError, ShapeError, VocabularyError
 from ovseg.heads.anomaly import AnomalyHead, top_mean
-from ovseg.heat_maps import anomaly_overlay, heat_colors
-from ovseg.palette import oklab
+from ovseg.outputs.heat_maps import anomaly_overlay, heat_colors
+from ovseg.outputs.palette import oklab
 from ovseg.resampling import Resampling
 from ovseg.score_map import ScoreMap
 from ovseg.structures import TextBank

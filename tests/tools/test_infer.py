@@ -31,11 +31,11 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = load_tool(TOOL)
     module.made = []
 
-    def build(arguments: Any, options: dict, *, keep_scores: bool) -> FakeSegmenter:
+    def build(arguments: Any, tasks: Any, options: dict, *, keep_scores: bool) -> FakeSegmenter:
         module.made.append(FakeSegmenter(method=arguments.method, options=options))
         return module.made[-1]
 
-    monkeypatch.setattr(module, "build_segmenter", build)
+    monkeypatch.setattr(module, "build_predictor", build)
     return module
 
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ovseg.anomaly_results import AnomalyMap
 from ovseg.errors import ShapeError
-from ovseg.visualize import FAINT, INK, PANEL, boundary
+from ovseg.outputs.visualize import FAINT, INK, PANEL, boundary
 
 #: Blue to yellow, ever lighter, the same for red-green colour-blind eyes: anchors of cividis (Nunez et al.,
 #: PLoS ONE 2018).

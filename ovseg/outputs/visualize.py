@@ -11,7 +11,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from ovseg.errors import ShapeError
-from ovseg.palette import VOID, Color, Scheme, class_colors
+from ovseg.outputs.palette import VOID, Color, Scheme, class_colors
 from ovseg.results import Segmentation
 
 #: System fonts tried for names that Pillow's own font cannot write, by file name.
@@ -35,12 +35,18 @@ TRACK: Color = (232, 234, 238)
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the legend."""
+    """A line of the legend; `share` is the length of its bar."""
 
     name: str
     color: Color
     share: float
     index: int
+    text: str = ""
+
+    @property
+    def value(self) -> str:
+        """What stands at the end of the line: the text, or the share in percent."""
+        return self.text or _percent(self.share)
 
 
 def overlay(
@@ -64,7 +70,7 @@ def overlay(
         opacity: 0 shows the image alone, 1 flat colours.
         legend: list the classes found, largest first, with their share of the pixels.
         boundaries: draw them.
-        scheme: see `ovseg.palette.class_colors`.
+        scheme: see `ovseg.outputs.palette.class_colors`.
     """
     if image.shape[:2] != segmentation.image_hw:
         raise ShapeError(
@@ -195,7 +201,7 @@ def legend_panel(
         ink = INK if entry.index >= 0 else FAINT
         draw.text((left + size * 1.6, middle), text, fill=ink, font=text_font, anchor="lm")
         right = left + column_w - size
-        draw.text((right, middle), _percent(entry.share), fill=FAINT, font=font, anchor="rm")
+        draw.text((right, middle), entry.value, fill=FAINT, font=font, anchor="rm")
         bar_h = max(1, round(size / 8))
         bar = (left + size * 1.6, round(top + row_h - size * 0.3) - bar_h)
         draw.rectangle((*bar, right, bar[1] + bar_h - 1), fill=TRACK)

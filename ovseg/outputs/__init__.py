@@ -1,0 +1,1 @@
+"""What people look at and what other tools read: pictures, label files, COCO, YOLO."""

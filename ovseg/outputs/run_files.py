@@ -1,0 +1,89 @@
+"""The files of a whole run: what labels mean, and COCO's and YOLO's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from io import TextIOWrapper
+from pathlib import PurePosixPath
+
+from ovseg.answers import Task
+from ovseg.inputs import ImageFile
+from ovseg.outputs import coco_files, yolo_files
+from ovseg.outputs.palette import Color, Scheme, class_colors
+from ovseg.results import void_label
+from ovseg.run_folder import CLASSES, RunFolder, atomic
+from ovseg.runs import Writer
+from ovseg.text.vocabulary import Vocabulary
+
+
+def class_table(
+    names: Sequence[str],
+    void: int,
+    background: Collection[int] = (),
+    given: Sequence[Color | None] | None = None,
+    scheme: Scheme = "vivid",
+) -> bytes:
+    """The content of `classes.json`: what the labels of a run mean."""
+    colors = class_colors(names, background, given, scheme)
+    classes = [
+        {"id": index, "name": name, "color": list(colors[index]), "background": index in background}
+        for index, name in enumerate(names)
+    ]
+    return json.dumps({"void": void, "classes": classes}, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def write_class_files(
+    folder: RunFolder, vocabulary: Vocabulary, writers: Sequence[Writer], scheme: Scheme = "vivid"
+) -> None:
+    """`classes.json`, and the `.yaml` that YOLO's tools read beside each folder of theirs."""
+    names, void = vocabulary.names, void_label(len(vocabulary.names))
+    folder.write(CLASSES, class_table(names, void, vocabulary.background, vocabulary.colors, scheme))
+    for writer in writers:
+        if writer.kind.startswith("yolo"):
+            folder.write(f"{writer.folder}.yaml", yolo_files.data_file(names, writer.folder).encode())
+
+
+def write_run_files(
+    folder: RunFolder,
+    images: Sequence[ImageFile],
+    vocabulary: Vocabulary,
+    tasks: Sequence[Task],
+    formats: Sequence[str],
+) -> list[str]:
+    """COCO's files of a run, joined from the files of its images.
+
+    Args:
+        folder: of the run, opened.
+        images: in the order that they shall have.
+        vocabulary: the classes.
+        tasks: what was asked.
+        formats: what was to be written.
+
+    Returns:
+        Names of the files, below the run's folder.
+    """
+    chosen = {name.strip().lower() for name in formats}
+    wanted: list[str] = [task for task in tasks if task in coco_files.FILES and "coco" in chosen]
+    if "panoptic" in chosen and "instances" in tasks:
+        wanted.append("panoptic")
+    if not wanted:
+        return []
+    things = tuple(each.thing for each in vocabulary.classes)
+    classes = coco_files.categories(vocabulary.names, things)
+    for task in wanted:
+        with atomic(folder.path / coco_files.FILES[task]) as stream:
+            text = TextIOWrapper(stream, encoding="utf-8")
+            coco_files.join(text, task, list(_parts(folder, images)), classes)
+            text.flush()
+            text.detach()
+    return [coco_files.FILES[task] for task in wanted]
+
+
+def _parts(folder: RunFolder, images: Sequence[ImageFile]) -> Iterator[tuple[str, coco_files.Part]]:
+    for image in images:
+        outputs = folder.records.get(image.name, {}).get("outputs", {})
+        if "coco" in outputs:
+            part = coco_files.read_part(folder.path / outputs["coco"])
+            part["file_name"] = PurePosixPath(outputs.get("panoptic", "")).name
+            yield image.name, part
