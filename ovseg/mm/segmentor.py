@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.model import BaseModel
-from mmengine.structures import PixelData
+from mmengine.structures import BaseDataElement, PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
@@ -115,7 +115,7 @@ def to_rgb(packed: Tensor) -> np.ndarray:
     return np.ascontiguousarray(packed.flip(0).permute(1, 2, 0).cpu().numpy())
 
 
-def check_not_resized(samples: Sequence[SegDataSample]) -> None:
+def check_not_resized(samples: Sequence[BaseDataElement]) -> None:
     """Raises ConfigError where a pipeline has changed an image's size."""
     for sample in samples:
         now, before = sample.get("img_shape"), sample.get("ori_shape")
