@@ -11,6 +11,8 @@ from scipy import ndimage
 
 #: Components are split on a grid of at most so many cells a side.
 SPLIT_CELLS = 128
+#: Touching objects are convex, as nearly as this share of their convex hull; legs and wings are not.
+CONVEXITY = 0.85
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Component:
         mask: `(h, w)`, tight.
         score: mean probability over its surest pixels, in [0, 1].
         peak_xy: its surest pixel; of equals, the one farthest inside.
+        piece: which connected component it is of, so that its neighbours there can be told.
     """
 
     top: int
@@ -29,11 +32,18 @@ class Component:
     mask: Bool[np.ndarray, "h w"]
     score: float
     peak_xy: tuple[int, int]
+    piece: int = 0
 
     @property
     def box_xyxy(self) -> tuple[int, int, int, int]:
         """Far edges exclusive."""
         return self.left, self.top, self.left + self.mask.shape[1], self.top + self.mask.shape[0]
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Rows and columns of the mask in the picture."""
+        left, top, right, bottom = self.box_xyxy
+        return slice(top, bottom), slice(left, right)
 
 
 def find_components(
@@ -42,6 +52,7 @@ def find_components(
     *,
     min_area_px: int = 1,
     prominence: float = 1.0,
+    convexity: float = CONVEXITY,
     top_share: float = 1.0,
     offset_xy: tuple[int, int] = (0, 0),
 ) -> list[Component]:
@@ -52,6 +63,7 @@ def find_components(
         probability: of the class, in [0, 1].
         min_area_px: smaller ones are left out.
         prominence: see `split_touching`; 1 splits nothing.
+        convexity: see `split_touching`.
         top_share: the score is the mean over this share of an object's pixels, the surest.
         offset_xy: place of the mask's upper left pixel in the picture, added to all coordinates.
     """
@@ -67,19 +79,23 @@ def find_components(
         if prominence >= 1:
             parts = inside.astype(np.int32)
         else:
-            parts = split_touching(inside, distance * values, prominence=prominence)
+            parts = split_touching(inside, distance * values, prominence=prominence, convexity=convexity)
         for number, place in enumerate(ndimage.find_objects(parts), start=1):
             if place is None:
                 continue
             part = parts[place] == number
             if part.sum() >= min_area_px:
                 left, top = x + place[1].start + offset_xy[0], y + place[0].start + offset_xy[1]
-                found.append(_describe(part, values[place], distance[place], left, top, top_share))
+                found.append(_describe(part, values[place], distance[place], left, top, top_share, each))
     return found
 
 
 def split_touching(
-    mask: Bool[np.ndarray, "h w"], relief: Float[np.ndarray, "h w"], *, prominence: float
+    mask: Bool[np.ndarray, "h w"],
+    relief: Float[np.ndarray, "h w"],
+    *,
+    prominence: float,
+    convexity: float = 0.0,
 ) -> Integer[np.ndarray, "h w"]:
     """One component in parts `1..n`, 0 outside: a watershed that keeps only peaks of some prominence.
 
@@ -87,10 +103,14 @@ def split_touching(
     as high as itself; so it is a share of the object's size and needs no unit. With the distance to the
     border as relief, it asks for a neck.
 
+    A giraffe has necks, too. So all stays one where the parts are not nearly convex: a row of things falls
+    into convex parts, one branched thing does not.
+
     Args:
         mask: one component.
         relief: high in the middle of objects: the distance to the border, times the probability.
         prominence: in (0, 1]; the smaller, the more parts.
+        convexity: least share of their convex hulls that the parts fill, all together; 0 asks nothing.
     """
     factor = -(-max(mask.shape) // SPLIT_CELLS)
     small_hw = -(-mask.shape[0] // factor), -(-mask.shape[1] // factor)
@@ -105,7 +125,20 @@ def split_touching(
     part_of = _merge(heights, _saddles(basins, small, count), prominence)
     parts = part_of[np.maximum(basins[1:-1, 1:-1], 1) - 1] + 1
     rows, cols = (np.arange(side) // factor for side in mask.shape)
-    return np.where(mask, parts[rows[:, None], cols], 0).astype(np.int32)
+    split = np.where(mask, parts[rows[:, None], cols], 0).astype(np.int32)
+    return split if convexity == 0 or filled_share(split) >= convexity else mask.astype(np.int32)
+
+
+def filled_share(parts: Integer[np.ndarray, "h w"]) -> float:
+    """Pixels of all parts, over those of their convex hulls; 1 where every part is convex."""
+    hulls = 0
+    for number, place in enumerate(ndimage.find_objects(parts), start=1):
+        if place is not None:
+            ys, xs = np.nonzero(parts[place] == number)
+            hull = cv2.convexHull(np.stack([xs, ys], axis=1).astype(np.int32))
+            filled = np.zeros((ys.max() + 1, xs.max() + 1), np.uint8)
+            hulls += int(cv2.fillConvexPoly(filled, hull, 1).sum())
+    return np.count_nonzero(parts) / max(hulls, 1)
 
 
 def _climb(relief: np.ndarray, markers: np.ndarray) -> Integer[np.ndarray, "h w"]:
@@ -156,11 +189,18 @@ def _distance(mask: np.ndarray) -> Float[np.ndarray, "h w"]:
 
 
 def _describe(
-    mask: np.ndarray, values: np.ndarray, distance: np.ndarray, left: int, top: int, top_share: float
+    mask: np.ndarray,
+    values: np.ndarray,
+    distance: np.ndarray,
+    left: int,
+    top: int,
+    top_share: float,
+    piece: int,
 ) -> Component:
     inside = values[mask]
     few = max(round(top_share * inside.size), 1)
     surest = inside if few == inside.size else np.partition(inside, -few)[-few:]
     near = np.where(mask & (values >= inside.max() - 1e-6), distance, -1)
     y, x = np.unravel_index(near.argmax(), near.shape)
-    return Component(top, left, mask, float(surest.mean(dtype=np.float64)), (left + int(x), top + int(y)))
+    peak_xy = left + int(x), top + int(y)
+    return Component(top, left, mask, float(surest.mean(dtype=np.float64)), peak_xy, piece)

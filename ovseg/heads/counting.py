@@ -1,7 +1,7 @@
-"""Score map to numbers of objects, without training: blobs, split where they touch.
+"""Score map to numbers of objects, without training: connected pixels of a class, split where objects touch.
 
 Source: the zero-shot counters on similarity maps, such as Shi et al., "Training-free Object Counting with
-Prompts", WACV 2024, arXiv 2307.00038: threshold by Otsu, components, peaks at the scale of the objects.
+Prompts", WACV 2024, arXiv 2307.00038: what is similar enough, in components, with peaks for objects.
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ from torch import Tensor, nn
 
 from ovseg.counting_results import ClassCount, Counts, nothing_found
 from ovseg.errors import ConfigError, ShapeError
-from ovseg.heads.blobs import Blobs, find_blobs, two_sides
+from ovseg.heads.components import CONVEXITY, Component, find_components
+from ovseg.heads.instances import check_shares
 from ovseg.results import Segmentation
 from ovseg.score_map import ScoreMap
 from ovseg.structures import TextBank
 
+#: Where the two sides of a picture differ by less than this share of the upper, it is flat and being the best
+#: class means nothing: then an object must be surer than `SURE`, as one that fills the picture is.
+FLAT, SURE = 0.2, 2 / 3
+#: Objects smaller than this share of the median one of their class are crumbs.
+CRUMB = 0.2
 #: A vocabulary of one class always has probability 1: its map is read as logits, and where those above Otsu's
 #: threshold exceed those below by less than this, nothing stands out.
 LEAST_LOGIT_GAP = 1.0
@@ -44,7 +50,7 @@ def countable_classes(bank: TextBank, things: Sequence[bool | None] | None = Non
 
 
 class CountingHead(nn.Module):
-    """Objects of each class: connected blobs of its probability, split by their peaks.
+    """Objects of each class: its connected pixels, split where objects touch (`find_components`).
 
     Everything is measured in the map's own grid cells, so that the numbers do not depend on the size that
     is asked for.
@@ -53,9 +59,11 @@ class CountingHead(nn.Module):
         threshold: least probability of a class's pixels. A class's own threshold in the vocabulary comes
             first.
         samples: samples of the map per grid cell, a side.
-        prominence: a peak is an object of its own where the way to any higher one dips by this share of the
-            typical height.
+        prominence, convexity: see `split_touching`.
         least_cells: smaller objects, in grid cells, are dropped.
+        top_share: an object's score is the mean probability over this share of its samples, the surest.
+        min_share: objects are dropped whose score is below this share of the surest object's in the image:
+            in any picture, some of the words asked for are best at some spot.
     """
 
     def __init__(
@@ -63,19 +71,29 @@ class CountingHead(nn.Module):
         *,
         threshold: float = 0.0,
         samples: int = 4,
-        prominence: float = 0.3,
+        prominence: float = 0.2,
+        convexity: float = CONVEXITY,
         least_cells: float = 0.5,
+        top_share: float = 0.2,
+        min_share: float = 0.5,
     ) -> None:
         super().__init__()
-        for name, value in (("threshold", threshold), ("prominence", prominence)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name} is a share between 0 and 1, got {value}")
+        check_shares(
+            threshold=threshold,
+            prominence=prominence,
+            convexity=convexity,
+            top_share=top_share,
+            min_share=min_share,
+        )
         if samples < 1 or least_cells < 0:
             raise ConfigError(f"samples must be at least 1 and least_cells 0, got {samples}, {least_cells}")
         self.threshold = threshold
         self.samples = samples
         self.prominence = prominence
+        self.convexity = convexity
         self.least_cells = least_cells
+        self.top_share = top_share
+        self.min_share = min_share
 
     def forward(
         self,
@@ -111,8 +129,12 @@ class CountingHead(nn.Module):
             segmentation = None if segmentations is None else segmentations[index]
             labels = self._labels(score_map.select(index), grid_hw, segmentation)
             found = self._found(score_map, index, labels, wanted)
-            counted = tuple(_as_count(bank.names[k], k, found.get(k), grid_hw, size_hw) for k in wanted)
-            results.append(Counts(counted, size_hw))
+            best = max((each.score for objects in found.values() for each, _ in objects), default=0.0)
+            counted = []
+            for k in wanted:
+                objects = [each for each in found.get(k, ()) if each[0].score >= self.min_share * best]
+                counted.append(_as_count(bank.names[k], k, objects, grid_hw, size_hw))
+            results.append(Counts(tuple(counted), size_hw))
         return results
 
     def _grid_hw(self, score_map: ScoreMap) -> tuple[int, int]:
@@ -136,28 +158,61 @@ class CountingHead(nn.Module):
 
     def _found(
         self, score_map: ScoreMap, index: int, labels: Int[np.ndarray, "h w"], wanted: Sequence[int]
-    ) -> dict[int, Blobs]:
-        """The blobs of the wanted classes that are there at all."""
+    ) -> dict[int, list[tuple[Component, Float[np.ndarray, "_ _"]]]]:
+        """The objects of the wanted classes that are there at all, each with the scores of its samples."""
         there = set(np.unique(labels).tolist()) & set(wanted)
-        found: dict[int, Blobs] = {}
-        if not there:
-            return found
         grid_hw = (labels.shape[0], labels.shape[1])
-        least_area = self.least_cells * labels.size / score_map.cosine[index, 0].numel()
-        if len(score_map.bank.names) == 1:
+        least = self.least_cells * labels.size / score_map.cosine[index, 0].numel()
+        if there and len(score_map.bank.names) == 1:
             score, stands_out = _contrast(score_map, index, grid_hw)
-            inside = (labels == 0) & stands_out
-            return {0: find_blobs(score, inside, prominence=self.prominence, least_area=least_area)}
-        for classes, pictures in score_map.class_pictures(index, grid_hw):
+            return {0: self._objects((labels == 0) & stands_out, score, least)}
+        found = {}
+        for classes, pictures in score_map.class_pictures(index, grid_hw) if there else ():
             for k, picture in zip(classes.tolist(), pictures, strict=True):
                 if k in there:
-                    found[k] = find_blobs(
-                        picture.float().cpu().numpy(),
-                        labels == k,
-                        prominence=self.prominence,
-                        least_area=least_area,
-                    )
+                    score = picture.float().cpu().numpy()
+                    _, below, above = two_sides(score)
+                    sure = score > (SURE if above - below < FLAT * above else 0.0)
+                    found[k] = self._objects((labels == k) & sure, score, least)
         return found
+
+    def _objects(
+        self, mask: Bool[np.ndarray, "h w"], score: Float[np.ndarray, "h w"], least: float
+    ) -> list[tuple[Component, Float[np.ndarray, "_ _"]]]:
+        parts = find_components(
+            mask,
+            score,
+            min_area_px=max(math.ceil(least), 1),
+            prominence=self.prominence,
+            convexity=self.convexity,
+            top_share=self.top_share,
+        )
+        areas = [int(each.mask.sum()) for each in parts]
+        kept = [each for each, area in zip(parts, areas, strict=True) if area >= CRUMB * np.median(areas)]
+        return [(each, score[each.place]) for each in kept]
+
+
+def two_sides(values: Float[np.ndarray, "h w"]) -> tuple[float, float, float]:
+    """Otsu's threshold within the 5 to 95 % range, and the means below and above it.
+
+    The threshold is at least the mean plus a standard deviation, or halfway up where that is less: objects on
+    less than 5 % of a picture are outside of that range.
+
+    Deviations from plain mean plus deviation: "halfway up", since densely packed objects exceed it.
+    """
+    low, high = np.percentile(values, (5, 95))
+    threshold = low
+    if high > low:
+        levels = (((values - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8)
+        level = cv2.threshold(levels, 0, 255, cv2.THRESH_OTSU)[0]  # upper levels are above it
+        threshold = low + (high - low) * (level + 1) / 255
+    halfway = (float(values.min()) + float(values.max())) / 2
+    threshold = float(max(threshold, min(values.mean() + values.std(), halfway)))
+    upper = values > threshold
+    if not upper.any() or upper.all():
+        mean = float(values.mean())
+        return threshold, mean, mean
+    return threshold, float(values[~upper].mean()), float(values[upper].mean())
 
 
 def _contrast(
@@ -173,16 +228,35 @@ def _contrast(
 
 
 def _as_count(
-    name: str, index: int, blobs: Blobs | None, grid_hw: tuple[int, int], size_hw: tuple[int, int]
+    name: str,
+    index: int,
+    objects: Sequence[tuple[Component, Float[np.ndarray, "_ _"]]],
+    grid_hw: tuple[int, int],
+    size_hw: tuple[int, int],
 ) -> ClassCount:
-    if blobs is None or not blobs.number:
+    """The number, with one object's worth of density over each object, in proportion to its score.
+
+    The uncertainty is half of the gap between the estimates: objects, connected pieces, and all of the score
+    over that of the median object.
+    """
+    if not objects:
         return nothing_found(name, index, grid_hw)
+    density = np.zeros(grid_hw, np.float32)
+    centres, masses = [], []
+    for each, score in objects:
+        weight = np.where(each.mask, np.maximum(score.astype(np.float64), 1e-12), 0)
+        mass = float(weight.sum())
+        density[each.place] += weight / mass
+        ys, xs = np.indices(weight.shape)
+        centres.append((each.left + (xs * weight).sum() / mass, each.top + (ys * weight).sum() / mass))
+        masses.append(mass)
+    estimates = len(objects), len({each.piece for each, _ in objects}), sum(masses) / float(np.median(masses))
     per_sample_xy = np.array([size_hw[1] / grid_hw[1], size_hw[0] / grid_hw[0]])
     return ClassCount(
         name=name,
         class_index=index,
-        number=float(blobs.number),
-        density=blobs.density,
-        points_xy=((blobs.centres_yx[:, ::-1] + 0.5) * per_sample_xy).astype(np.float32),
-        uncertainty=blobs.uncertainty,
+        number=float(len(objects)),
+        density=density,
+        points_xy=((np.array(centres) + 0.5) * per_sample_xy).astype(np.float32),
+        uncertainty=(max(estimates) - min(estimates)) / 2,
     )

@@ -15,7 +15,7 @@ from torchvision.ops import batched_nms
 
 from ovseg.detection_results import Detections
 from ovseg.errors import ConfigError, ShapeError
-from ovseg.heads.components import Component, find_components
+from ovseg.heads.components import CONVEXITY, Component, find_components
 from ovseg.heads.instances import check_shares
 from ovseg.heads.segmentation import SegmentationHead
 from ovseg.results import Segmentation
@@ -44,9 +44,11 @@ class DetectionHead(nn.Module):
         rivals: 1 gives each pixel to its best class only; less, also to classes of at least this share of the
             best one's probability, so that objects may overlap and synonyms both show.
         min_area: smaller objects are left out, as a share of the image's pixels.
-        prominence: how deep the neck between touching objects is, see `split_touching`; 1 never splits.
+        prominence, convexity: what splits, see `split_touching`; a prominence of 1 splits nothing.
         top_share: a score is the mean probability over this share of an object's pixels, the surest.
         min_score: objects of smaller score are left out.
+        min_share: objects are left out whose score is below this share of the surest object's in the image.
+            For average precision over many images, 0 keeps the unsure.
         nms_iou: of two boxes of one class that overlap more, the surer stays.
         part_share: a box with more of its area in a larger, surer one of its class is a part; 1 keeps parts.
         scene_area: a box over more of the image than this may be the scene; 1 keeps all.
@@ -60,9 +62,11 @@ class DetectionHead(nn.Module):
         threshold: float = 0.0,
         rivals: float = 1.0,
         min_area: float = 0.001,
-        prominence: float = 0.4,
+        prominence: float = 0.3,
+        convexity: float = CONVEXITY,
         top_share: float = 0.2,
         min_score: float = 0.0,
+        min_share: float = 0.5,
         nms_iou: float = 0.5,
         part_share: float = 0.9,
         scene_area: float = 0.5,
@@ -75,8 +79,10 @@ class DetectionHead(nn.Module):
             rivals=rivals,
             min_area=min_area,
             prominence=prominence,
+            convexity=convexity,
             top_share=top_share,
             min_score=min_score,
+            min_share=min_share,
             nms_iou=nms_iou,
             part_share=part_share,
             scene_area=scene_area,
@@ -88,8 +94,10 @@ class DetectionHead(nn.Module):
         self.rivals = rivals
         self.min_area = min_area
         self.prominence = prominence
+        self.convexity = convexity
         self.top_share = top_share
         self.min_score = min_score
+        self.min_share = min_share
         self.nms_iou = nms_iou
         self.part_share = part_share
         self.scene_area = scene_area
@@ -145,6 +153,7 @@ class DetectionHead(nn.Module):
                 probability,
                 min_area_px=least,
                 prominence=self.prominence,
+                convexity=self.convexity,
                 top_share=self.top_share,
                 offset_xy=corner_xy,
             )
@@ -152,6 +161,8 @@ class DetectionHead(nn.Module):
                 if part.score >= self.min_score and not self._is_scene(part, nothing):
                     found.append((part, label))
         found.sort(key=lambda each: (-each[0].score, each[0].box_xyxy))  # whatever the order of the classes
+        least_score = self.min_share * found[0][0].score if found else 0.0
+        found = [each for each in found if each[0].score >= least_score]
         return self._result(found[:MAX_CANDIDATES], decided, size_hw)
 
     def _near_best(

@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch import nn
 
 from ovseg.errors import ConfigError, ShapeError
-from ovseg.heads.components import Component, find_components
+from ovseg.heads.components import CONVEXITY, Component, find_components
 from ovseg.panoptic_results import Panoptic
 from ovseg.results import Segmentation
 
@@ -22,17 +22,34 @@ class InstanceHead(nn.Module):
 
     Args:
         min_area: smaller segments are left out, as a share of the image's pixels.
-        prominence: how deep the neck between two touching objects must be, see `split_touching`; 1 never
-            splits.
+        prominence, convexity: what splits, see `split_touching`; a prominence of 1 splits nothing.
         min_score: segments of smaller mean probability are left out.
+        min_share: things are left out whose score is below this share of the surest thing's in the image.
+            For average precision over many images, 0 keeps the unsure.
     """
 
-    def __init__(self, *, min_area: float = 0.001, prominence: float = 0.4, min_score: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        min_area: float = 0.001,
+        prominence: float = 0.3,
+        convexity: float = CONVEXITY,
+        min_score: float = 0.0,
+        min_share: float = 0.5,
+    ) -> None:
         super().__init__()
-        check_shares(min_area=min_area, prominence=prominence, min_score=min_score)
+        check_shares(
+            min_area=min_area,
+            prominence=prominence,
+            convexity=convexity,
+            min_score=min_score,
+            min_share=min_share,
+        )
         self.min_area = min_area
         self.prominence = prominence
+        self.convexity = convexity
         self.min_score = min_score
+        self.min_share = min_share
 
     def forward(
         self, segmentations: Sequence[Segmentation], things: Sequence[bool | None] | None = None
@@ -64,7 +81,12 @@ class InstanceHead(nn.Module):
             is_thing = things is None or things[label] is not False
             if is_thing:
                 parts = find_components(
-                    mask, confidence, min_area_px=least, prominence=self.prominence, offset_xy=corner_xy
+                    mask,
+                    confidence,
+                    min_area_px=least,
+                    prominence=self.prominence,
+                    convexity=self.convexity,
+                    offset_xy=corner_xy,
                 )
                 found.extend((each, label, True) for each in parts)
             elif mask.sum() >= least:
@@ -76,7 +98,12 @@ class InstanceHead(nn.Module):
                     corner_xy,
                 )
                 found.append((whole, label, False))
-        found = [each for each in found if each[0].score >= self.min_score]
+        surest = max((part.score for part, _, is_thing in found if is_thing), default=0.0)
+        found = [
+            (part, label, is_thing)
+            for part, label, is_thing in found
+            if part.score >= max(self.min_score, self.min_share * surest if is_thing else 0.0)
+        ]
         found.sort(key=lambda each: (-each[0].score, each[0].box_xyxy))  # whatever the order of the classes
         segments = np.zeros(labels.shape, np.int32)
         for number, (part, _, _) in enumerate(found, start=1):

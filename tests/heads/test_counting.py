@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ovseg.errors import ConfigError, ShapeError
-from ovseg.heads.blobs import find_blobs
+from ovseg.heads.components import find_components
 from ovseg.heads.counting import CountingHead, countable_classes
 from ovseg.heads.segmentation import SegmentationHead
 from ovseg.resampling import Resampling
@@ -202,9 +202,13 @@ def test_what_is_counted() -> None:
 def test_dips_of_the_score_split_what_shape_cannot() -> None:
     square = np.zeros((30, 50), np.float32)
     square[5:25, 5:45] = 0.9
-    one = find_blobs(square, square > 0, prominence=0.2, least_area=1.0)
-    assert one.number == 1
+    assert len(find_components(square > 0, square, prominence=0.2)) == 1
     square[:, 22:28] *= 0.3 / 0.9
-    two = find_blobs(square, square > 0, prominence=0.2, least_area=1.0)
-    assert two.number == 2
-    assert set(np.unique(two.parts)) == {0, 1, 2}
+    two = find_components(square > 0, square, prominence=0.2)
+    assert [each.piece for each in two] == [1, 1]
+
+
+def test_what_is_much_less_sure_than_the_surest_is_not_counted() -> None:
+    map_ = score_map(discs(TWELVE[:6]), 0.56 * discs(TWELVE[6:]))
+    assert numbers(map_, min_share=0.0) == [6, 6]
+    assert numbers(map_, min_share=0.8) == [6, 0]

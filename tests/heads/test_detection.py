@@ -89,7 +89,7 @@ def test_rivals_let_objects_overlap() -> None:
     both[:, 3] = m.cosine[:, 2] - 0.05  # class 3 is nearly as likely where class 2 is best
     m = replace(m, cosine=both)
     assert 3 not in DetectionHead()(m)[0].labels
-    found = DetectionHead(rivals=0.7)(m)[0]
+    found = DetectionHead(rivals=0.7, min_share=0.0)(m)[0]
     assert found.boxes_xyxy[found.labels == 3].tolist() == [[5, 45, 50, 55]]
     assert as_set(DetectionHead()(m)[0]) < as_set(found)
 

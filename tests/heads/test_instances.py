@@ -13,6 +13,7 @@ from ovseg.heads import SegmentationHead
 from ovseg.heads.components import find_components, split_touching
 from ovseg.heads.instances import InstanceHead
 from ovseg.heads.sam_instances import redraw
+from ovseg.results import Segmentation
 from ovseg.score_map import ScoreMap
 
 HW = (60, 90)
@@ -66,6 +67,27 @@ def test_parts_cover_the_component() -> None:
     assert split_touching(mask, relief, prominence=1.0).max() == 1
     flat = split_touching(mask, np.ones_like(relief), prominence=0.1)
     assert (flat == 1).all()
+
+
+def test_one_branched_thing_stays_one() -> None:
+    cross = np.zeros((60, 80), bool)
+    cross[25:35, 5:75] = cross[5:55, 35:45] = True
+    cross[5:15, 25:55] = cross[45:55, 25:55] = True  # an I with arms: thick ends, thin middles
+    probability = cross.astype(np.float32)
+    assert len(find_components(cross, probability, prominence=0.2, convexity=0.0)) > 1
+    assert len(find_components(cross, probability, prominence=0.2, convexity=1.0)) == 1
+
+
+def test_things_much_less_sure_than_the_surest_are_left_out() -> None:
+    bank = plain_bank(3, background=frozenset({0}))
+    labels = np.zeros((60, 80), np.uint8)
+    labels[5:25, 5:35], labels[30:50, 40:70] = 1, 2
+    confidence = np.where(labels == 2, 0.4, 1.0).astype(np.float32)
+    decided = Segmentation(labels, bank.names, confidence, background=bank.background)
+    assert InstanceHead(min_share=0.3)([decided])[0].labels.tolist() == [1, 2]
+    assert InstanceHead(min_share=0.5)([decided])[0].labels.tolist() == [1]
+    stuff = InstanceHead(min_share=0.5)([decided], [True, True, False])[0]
+    assert stuff.labels.tolist() == [1, 2]
 
 
 def test_stuff_is_one_segment_for_a_class() -> None:
