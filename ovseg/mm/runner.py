@@ -18,8 +18,10 @@ from ovseg.mm.trainable import TrainableModel
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 #: Keys of a config that a test does not ask.
-TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler")
-TRAINING += ("val_dataloader", "val_cfg", "val_evaluator")
+TRAINING = (
+    *("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"),
+    *("val_dataloader", "val_cfg", "val_evaluator"),
+)
 
 
 def prepare(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,7 @@ def prepare_training(
                 check_data(dataset, where)
     if not config.get("val_dataloader"):
         config.val_dataloader = config.val_evaluator = config.val_cfg = None
+    config.test_dataloader = config.test_evaluator = config.test_cfg = None  # all or none, asks the Runner
     config.work_dir, config.launcher = str(work_dir), launcher
     config.randomness = {**config.get("randomness", {}), **({} if seed is None else {"seed": seed})}
     config.resume = False
@@ -149,7 +151,7 @@ def check_nothing_unpickles(model: Any, where: str = "model") -> None:
             check_nothing_unpickles(value, f"{where}.{number}")
 
 
-def with_amp(optim_wrapper: Mapping[str, Any], dtype: str) -> Config:
+def with_amp(optim_wrapper: Mapping[str, Any], dtype: str) -> Any:
     """The optimiser's wrapper with mixed precision.
 
     Raises:
@@ -255,7 +257,10 @@ def run_training(config: Config) -> Trained:
     """
     start_processes(config.launcher)
     runner = TrainRunner.from_cfg(config)
-    runner.train()
+    with warnings.catch_warnings():
+        # while gradients add up, schedules by iteration step before the optimiser does, as intended
+        warnings.filterwarnings("ignore", "Detected call of `scheduler.step", UserWarning)
+        runner.train()
     work_dir = Path(config.work_dir)
     info = runner.message_hub.runtime_info
     best = info.get("best_ckpt")

@@ -64,7 +64,7 @@ class TrainRunner(Runner):
             | {
                 "seed": self.seed,
                 "experiment_name": self.experiment_name,
-                "config": None if self.cfg.filename is None else Path(self.cfg.filename).name,
+                "config_file": None if self.cfg.filename is None else Path(self.cfg.filename).name,
                 META: model.describe()
                 if isinstance(model, TrainableModel)
                 else {"version": ovseg.__version__},

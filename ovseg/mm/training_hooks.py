@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -62,7 +63,8 @@ class FiniteLossHook(Hook):
         Raises:
             LossError: naming the iteration, the losses and the images.
         """
-        bad = {name: float(value) for name, value in (outputs or {}).items() if not math.isfinite(value)}
+        values = {name: float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items()}
+        bad = {name: value for name, value in values.items() if not math.isfinite(value)}
         if not bad:
             return
         found = ", ".join(f"{name} is {value}" for name, value in bad.items())
