@@ -14,12 +14,12 @@ from mmseg.structures import SegDataSample
 from tqdm import tqdm
 
 from ovseg.mm.registry import HOOKS
-from ovseg.mm.segmentor import OvSegmentor, to_rgb, unpack
+from ovseg.mm.segmentor import to_rgb, unpack
 from ovseg.outputs.visualize import overlay
 from ovseg.results import void_label
 
 
-def model_of_runner(runner: Runner) -> OvSegmentor:
+def model_of_runner(runner: Runner) -> Any:
     """The model, also where it is wrapped for several processes."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
