@@ -14,6 +14,7 @@ from ovseg.outputs.palette import Color, Scheme, class_colors
 from ovseg.results import void_label
 from ovseg.run_folder import CLASSES, RunFolder, atomic
 from ovseg.runs import Writer
+from ovseg.text.kinds import things_of
 from ovseg.text.vocabulary import Vocabulary
 
 
@@ -69,8 +70,7 @@ def write_run_files(
         wanted.append("panoptic")
     if not wanted:
         return []
-    things = tuple(each.thing for each in vocabulary.classes)
-    classes = coco_files.categories(vocabulary.names, things)
+    classes = coco_files.categories(vocabulary.names, things_of(vocabulary))
     for task in wanted:
         with atomic(folder.path / coco_files.FILES[task]) as stream:
             text = TextIOWrapper(stream, encoding="utf-8")
