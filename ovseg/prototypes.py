@@ -83,6 +83,10 @@ class VisualPrototypes:
         rows = torch.tensor([place.get(name, none) for name in names], device=grid.device)
         return torch.cat([found, torch.zeros_like(found[:, :1])], dim=1)[:, rows]
 
+    def made_by(self, description: Mapping[str, Any]) -> VisualPrototypes:
+        """The same, signed by what made them, as `Inferencer.describe` says it."""
+        return replace(self, made_with={key: description[key] for key in MADE_WITH if key in description})
+
     def check(self, description: Mapping[str, Any], where: str = "") -> None:
         """Raises VocabularyError unless the description is of the encoder and method that made them.
 

@@ -12,7 +12,8 @@ from anomaly_support import as_rgb, settings_of, vision_tower
 from golden_cases import Case, cases
 
 from ovseg.anomaly_structures import ABNORMAL, StateBank
-from ovseg.methods.anomalyclip import AnomalyCLIP, BlockFeatures, ObjectPrompts, encode_embedded, smoothed
+from ovseg.methods.anomalyclip import AnomalyCLIP, BlockFeatures, ObjectPrompts, smoothed
+from ovseg.text.embedded import encode_embedded
 from ovseg.text.towers import ClipText
 from ovseg.training.anomaly_losses import dice_loss, focal_loss, glocal_loss, segmentation_loss
 

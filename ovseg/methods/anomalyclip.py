@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
@@ -31,55 +31,13 @@ from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.positions import PositionRule
 from ovseg.errors import CheckpointError, ConfigError, ShapeError
 from ovseg.methods.clip_surgery import dual_streams, value_attention
+from ovseg.text.embedded import check_text, encode_embedded
 from ovseg.text.encoder import TextEncoder
 from ovseg.text.tokens import tokenize
-from ovseg.text.towers import ClipText, OtherText
 from ovseg.windows import whole_patches
 
 #: What follows the learned vectors: normal, abnormal.
 WORDS = ("object.", "damaged object.")
-
-
-def encode_embedded(
-    text: ClipText | OtherText,
-    prompts: Float[Tensor, "B L C"],
-    ends: Int[Tensor, " B"],
-    deep: Sequence[Float[Tensor, "n C"]] = (),
-) -> Float[Tensor, "B D"]:
-    """Prompts that are embedded already, encoded; not normalised.
-
-    Args:
-        text: the text tower.
-        prompts: token embeddings without positions; what follows a prompt's end does not matter.
-        ends: where the end token of each is.
-        deep: tokens that overwrite those behind the start token before the second block, the third ...
-
-    Raises:
-        CheckpointError: not CLIP's causal text tower that is read at its end token.
-        ShapeError: the prompts are longer than the context, or of another width.
-    """
-    if (
-        not isinstance(text, ClipText)
-        or text.attn_mask is None
-        or not isinstance(text.text_projection, nn.Parameter)
-    ):
-        raise CheckpointError("learned prompts need CLIP's own text tower: causal, pooled at the end token")
-    length, width = int(ends.max()) + 1, prompts.shape[-1]
-    most, own_width = text.positional_embedding.shape
-    if length > most or width != own_width:
-        raise ShapeError(
-            f"prompts have {length} tokens of width {width}, the text tower takes {most} of {own_width}: "
-            f"use the text tower they were trained for"
-        )
-    tokens = prompts[:, :length].to(text.positional_embedding.dtype) + text.positional_embedding[:length]
-    mask = text.attn_mask[:length, :length]
-    for index, block in enumerate(text.transformer.resblocks):
-        if 1 <= index <= len(deep):
-            inserted = deep[index - 1].to(tokens.dtype).expand(len(tokens), -1, -1)
-            tokens = torch.cat([tokens[:, :1], inserted, tokens[:, 1 + inserted.shape[1] :]], dim=1)
-        tokens = block(tokens, attn_mask=mask)
-    last = tokens[torch.arange(len(tokens), device=tokens.device), ends]
-    return text.ln_final(last) @ text.text_projection
 
 
 class ObjectPrompts(nn.Module):
@@ -161,11 +119,7 @@ class ObjectPrompts(nn.Module):
         Raises:
             CheckpointError, ShapeError: see `encode_embedded`.
         """
-        text = encoder.text
-        if not isinstance(text, ClipText):
-            raise CheckpointError(
-                "learned prompts need CLIP's own text tower: causal, pooled at the end token"
-            )
+        text = check_text(encoder.text)
         tokens = tokenize(encoder.tokenizer, WORDS, encoder.context_length).long().to(encoder.device)
         learned = torch.cat([self.ctx_pos, self.ctx_neg])[:, 0].to(encoder.device)
         words = text.token_embedding(tokens)
