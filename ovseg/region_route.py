@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ class RegionRoute:
         proposals: Proposals,
         *,
         head: RegionHead | None = None,
-        crops: Literal["masked", "blurred"] | Look | None = None,
+        crops: str | Look | None = None,
         crop_px: int = 224,
     ) -> None:
         if isinstance(crops, str) and crops not in CROPS:

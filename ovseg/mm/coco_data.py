@@ -95,7 +95,7 @@ class LvisDataset(OvCocoDataset):
     """
 
     def __init__(self, *, vocabulary: Any = "lvis", **kwargs: Any) -> None:
-        super().__init__(vocabulary=vocabulary, **kwargs)
+        super().__init__(vocabulary=vocabulary, **({"data_prefix": {"img": ""}} | kwargs))
 
 
 def _key(name: str) -> str:

@@ -46,7 +46,9 @@ class OvCocoMetric(CocoMetric):
         sizes: also `box_AP_small`, `_medium` and `_large`, by COCO's limits of 32 and 96 squared pixels.
         max_detections: of an image and class the surest, with LVIS's rules of an image; None is 100, and 300.
         ann_file: the truth; None takes the data set's file, else what the data samples hold.
-        kwargs: see mmdet's `CocoMetric`; of its options, `metric`, `iou_thrs`, `classwise` and
+        output_dir: folder for what was found, as `results.bbox.json` and `results.segm.json`, COCO's lists of
+            results.
+        kwargs: see mmdet's `CocoMetric`; of its options, `metric`, `iou_thrs`, `classwise`, `format_only` and
             `outfile_prefix` count.
     """
 
@@ -60,8 +62,11 @@ class OvCocoMetric(CocoMetric):
         sizes: bool = False,
         max_detections: int | None = None,
         ann_file: str | None = None,
+        output_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
+        if output_dir is not None:
+            kwargs["outfile_prefix"] = str(Path(output_dir) / "results")
         super().__init__(**kwargs)
         unknown = set(self.metrics) - set(KINDS)
         if unknown:
@@ -71,6 +76,14 @@ class OvCocoMetric(CocoMetric):
         self.sizes = SIZES if sizes else SIZES[:1]
         self.max_detections = max_detections or (300 if federated else 100)
         self.ann_file = ann_file
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keeps what was found, and the truth of the samples where there is no file of it."""
+        path = self.ann_file or self.dataset_meta.get("ann_file")
+        if self._coco_api is None and path:
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._coco_api = CocoTruth(path)
+        super().process(data_batch, data_samples)
 
     def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
         """What mmengine calls at the end.
@@ -84,7 +97,7 @@ class OvCocoMetric(CocoMetric):
         parts = {name: _places(names, classes, name) for name, classes in self.splits.items()}
         with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             prefix = self.outfile_prefix or str(Path(folder) / "results")
-            api = self._truth(truths, prefix)
+            api = self._coco_api or CocoTruth(self.gt_to_coco_json(truths, prefix))
             self.cat_ids = api.get_cat_ids(names)
             if self.outfile_prefix:
                 Path(prefix).parent.mkdir(parents=True, exist_ok=True)
@@ -98,10 +111,6 @@ class OvCocoMetric(CocoMetric):
                 if self.classwise:
                     self._log_classes(KINDS[kind], names, precision)
         return figures
-
-    def _truth(self, truths: Sequence[dict], prefix: str) -> CocoTruth:
-        path = self.ann_file or self.dataset_meta.get("ann_file")
-        return CocoTruth(path or self.gt_to_coco_json(truths, prefix))
 
     def _precision(self, api: CocoTruth, found: Sequence[dict], kind: str) -> Float[np.ndarray, "T R K A"]:
         """Precision by IoU, recall, class and size of object; -1 where a class has no truth."""

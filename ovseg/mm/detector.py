@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
+from PIL import Image
 from torch import Tensor
 
 from ovseg.detection_results import Detections
@@ -22,6 +23,7 @@ from ovseg.inferencer import Inferencer
 from ovseg.mm.build import build_inferencer, build_part, build_vocabulary, plain
 from ovseg.mm.registry import MODELS
 from ovseg.mm.segmentor import check_not_resized, to_rgb
+from ovseg.outputs.drawing import detection_overlay
 from ovseg.parts import LOADERS
 from ovseg.region_route import RegionRoute, build_proposals
 from ovseg.tasks import TaskHeads
@@ -56,7 +58,7 @@ class OvDetector(BaseModel):
         method: str | Mapping[str, Any],
         vocabulary: Any,
         *,
-        task: Literal["detect", "instances"] = "detect",
+        task: str = "detect",
         encoder: str | None = None,
         weights: str | None = None,
         templates: str | Sequence[str] = "imagenet80",
@@ -64,7 +66,7 @@ class OvDetector(BaseModel):
         head: Mapping[str, Any] | None = None,
         outlines: str | None = None,
         proposals: Any = None,
-        crops: Literal["masked", "blurred"] | None = None,
+        crops: str | None = None,
         dtype: str = "float32",
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
@@ -77,7 +79,7 @@ class OvDetector(BaseModel):
             raise ConfigError("crops are pictures of proposals: name proposals, or leave crops out")
         if proposals is not None and (task != "detect" or outlines is not None):
             raise ConfigError("with proposals the task is 'detect', and their outlines are their own")
-        self.task: Literal["detect", "instances"] = task
+        self.task = task
         self.vocabulary = build_vocabulary(vocabulary)
         self.asked = with_background(self.vocabulary, background)
         self.templates = plain(templates)
@@ -140,6 +142,12 @@ class OvDetector(BaseModel):
     def predictor(self) -> Inferencer | RegionRoute:
         """What `tools/infer.py` asks."""
         return self.route or self.inferencer
+
+    def draw(self, packed: Tensor, sample: DetDataSample) -> Image.Image:
+        """The picture that `--show-dir` keeps: a packed image with its boxes, masks, names and scores."""
+        image = to_rgb(packed)
+        found = unpack(sample, self.vocabulary, image.shape[:2])
+        return detection_overlay(image, found, colors=self.vocabulary.colors)
 
     def detect(self, images: Sequence[Any], paths: Sequence[str | None] = ()) -> list[Detections]:
         """The objects of each image, as the core answers.

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from mmseg.structures import SegDataSample
+from mmengine.structures import BaseDataElement
 from tqdm import tqdm
 
 from ovseg.mm.registry import HOOKS
@@ -39,7 +39,7 @@ class ProgressBarHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Sequence[SegDataSample] | None = None,
+        outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
         """Moves it on by what all processes have done."""
         self.bar.update(len(outputs or ()) * runner.world_size)
@@ -65,7 +65,7 @@ class OverlayHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Sequence[SegDataSample] | None = None,
+        outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
         """Draws the batch."""
         model = model_of_runner(runner)
