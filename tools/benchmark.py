@@ -1,4 +1,4 @@
-"""Time and memory: every method against the bare forwards of its encoders; labels at full size."""
+"""Time and memory: methods against the bare forwards of their encoders, heads, labels at full size."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITES = {"methods": ROOT / "benchmarks" / "methods.py", "labels": ROOT / "benchmarks" / "labels.py"}
+SUITES = {name: ROOT / "benchmarks" / f"{name}.py" for name in ("methods", "heads", "labels")}
 EXAMPLES = """\
   python tools/benchmark.py                                 every method, with a GPU where there is one
   python tools/benchmark.py --methods trident proxyclip --device cpu --threads 2 --write docs/speed.md
   python tools/benchmark.py --dtype bf16 --device cpu       beside it, what bf16 brings a bare ViT-B/16
+  python tools/benchmark.py --suite heads --device cpu --threads 2 --write docs/speed.md
   python tools/benchmark.py --suite labels --size 1000 1500
 
 Weights are random and of the published architectures: nothing is downloaded. Each method runs in a process of
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.suite == "labels":
             return bench_labels(arguments)
+        if arguments.suite == "heads":
+            return bench_heads(arguments, given)
         return bench_methods(arguments, given)
     except OvsegError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -73,6 +76,49 @@ def bench_labels(arguments: argparse.Namespace) -> int:
     size = [] if arguments.size is None else ["--size", *map(str, arguments.size)]
     command = [sys.executable, str(SUITES["labels"]), *size, "--repeats", str(arguments.repeats)]
     return subprocess.run(command, check=False).returncode
+
+
+def bench_heads(arguments: argparse.Namespace, argv: list[str]) -> int:
+    """Four tasks, other words, many classes, by `benchmarks/heads.py`."""
+    from ovseg.devices import resolve_device
+    from ovseg.pages import PageSection, markdown_table
+
+    device = resolve_device(arguments.device)
+    place = PageSection(f"heads-{device.type}", "tools/benchmark.py")
+    if arguments.write:
+        place.around(arguments.write)  # before the work
+    common = {"repeats": arguments.repeats, "threads": arguments.threads, "tiny": arguments.tiny}
+    size_hw = arguments.size or (375, 500)
+    tasks = run_case({"case": "tasks", "size_hw": size_hw, "device": str(device), **common}, "heads")
+    sizes = {
+        number: run_case({"case": "classes", "size_hw": (1000, 1500), "classes": number, **common}, "heads")
+        for number in (80, 1203)
+    }
+    few, many = sizes[80], sizes[1203]
+    if tasks is None or few is None or many is None:
+        return 1
+    whole = tasks["segment"]
+    more = many["extra_mb"] - few["extra_mb"]
+    rows = [
+        ("encode, segment", f"{whole:.3g} s", "1"),
+        ("encode, four tasks", f"{tasks['four']:.3g} s", f"{tasks['four'] / whole:.3f}"),
+        ("cached, segment with other words", f"{tasks['again']:.3g} s", f"{tasks['again'] / whole:.3f}"),
+        ("detection of 80 classes, extra peak", f"{few['extra_mb']:.0f} MB", ""),
+        ("detection of 1,203 classes, extra peak", f"{many['extra_mb']:.0f} MB", f"{more:+.0f} MB"),
+    ]
+    lines = [
+        *markdown_table(["what", "costs", "ratio, difference"], rows),
+        "",
+        f"SCLIP with ViT-B/16 (random weights), 20 encoded classes, one image of "
+        f"{size_hw[0]} x {size_hw[1]} (HxW); detection on 1000 x 1500. The four tasks: segment, detect, "
+        f"anomaly, count. Median of {arguments.repeats}, in turns.",
+        *made_by(argv, str(device), arguments.threads),
+    ]
+    print("\n".join(lines))
+    if arguments.write:
+        place.write(arguments.write, lines)
+        print(f"\nwritten to {arguments.write}")
+    return 0
 
 
 def bench_methods(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -122,13 +168,13 @@ def bench_methods(arguments: argparse.Namespace, argv: list[str]) -> int:
     return 0 if len(found) == len(methods) else 1
 
 
-def run_case(case: dict[str, Any]) -> dict[str, float] | None:
+def run_case(case: dict[str, Any], suite: str = "methods") -> dict[str, float] | None:
     """A case in a process of its own; None, with its last words on stderr, where it fails."""
-    command = [sys.executable, str(SUITES["methods"]), json.dumps(case)]
+    command = [sys.executable, str(SUITES[suite]), json.dumps(case)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        print(f"{case['method']} could not be measured: {last}", file=sys.stderr)
+        print(f"{case.get('method', case)} could not be measured: {last}", file=sys.stderr)
         return None
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -141,11 +187,7 @@ def report(
     argv: list[str],
 ) -> list[str]:
     """The table and what must be said beside it."""
-    import open_clip
-    import timm
-    import torch
-
-    from ovseg.pages import commit, device_name, markdown_table
+    from ovseg.pages import markdown_table
 
     heads = ["method", "windows", "pass, s", "floor, s", "ratio", "extra peak, MB"]
     rows = [
@@ -159,16 +201,13 @@ def report(
         )
         for method, each in found.items()
     ]
-    if arguments.threads and settings["device"] == "cpu":
-        torch.set_num_threads(arguments.threads)
     height, width = settings["size_hw"]
     compiled = ", blocks compiled" if arguments.compile else ""
     said = (
         f"One image of {height} x {width} (HxW), random weights, VOC settings, {arguments.dtype}{compiled}, "
-        f"refinement: {arguments.refine}; median of {arguments.repeats} on "
-        f"{device_name(settings['device'])}. Floor: bare forwards of the same encoders on the same windows "
-        f"by their own libraries, in turns with the passes. Extra peak: above the loaded models. CorrCLIP is "
-        f"given its regions."
+        f"refinement: {arguments.refine}; median of {arguments.repeats}. Floor: bare forwards of the same "
+        f"encoders on the same windows by their own libraries, in turns with the passes. Extra peak: above "
+        f"the loaded models. CorrCLIP is given its regions."
     )
     lines = [*markdown_table(heads, rows), "", said]
     if bare is not None:
@@ -177,9 +216,23 @@ def report(
             f"A bare forward of ViT-B/16 on eight images of 224 x 224: {bare['float32_seconds']:.3g} s in "
             f"float32, {bare['seconds']:.3g} s in {arguments.dtype}, {bare['speedup']:.2f} x as fast.",
         ]
+    return [*lines, *made_by(argv, settings["device"], arguments.threads)]
+
+
+def made_by(argv: list[str], device: str, threads: int | None) -> list[str]:
+    """Machine, command, commit and versions."""
+    import open_clip
+    import timm
+    import torch
+
+    from ovseg.pages import commit, device_name
+
+    if threads and device == "cpu":
+        torch.set_num_threads(threads)
     versions = f"torch {torch.__version__}, open_clip {open_clip.__version__}, timm {timm.__version__}"
     command = f"python tools/benchmark.py {shlex.join(argv)}".strip()
-    return [*lines, "", "```bash", command, "```", "", f"Commit {commit()}; {versions}."]
+    said = f"On {device_name(device)}; commit {commit()}; {versions}."
+    return ["", "```bash", command, "```", "", said]
 
 
 if __name__ == "__main__":

@@ -137,3 +137,17 @@ def test_messages(
 ) -> None:
     assert tool.main(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_heads_are_measured(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "speed.md"
+    page.write_text(
+        "<!-- begin: heads-cpu (written by tools/benchmark.py) -->\nold\n<!-- end: heads-cpu -->\n"
+    )
+    given = ["--suite", "heads", "--tiny", "--size", "90", "120", "--repeats", "1", "--device", "cpu"]
+    status = tool.main([*given, "--write", str(page)])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert "four tasks" in page.read_text()
+    assert "old" not in page.read_text()
+    assert "1,203 classes" in printed.out
