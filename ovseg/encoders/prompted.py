@@ -26,7 +26,7 @@ class PromptedEncoder(nn.Module):
 
     Args:
         encoder: a CLIP tower of open_clip's own kind; its parameters are frozen.
-        num_prompts: tokens at each block.
+        num_prompts: tokens at each block; with 0 the patches are the tower's own.
 
     Raises:
         CheckpointError: the tower has no final norm of its own before the projection.
@@ -39,9 +39,12 @@ class PromptedEncoder(nn.Module):
                 f"prompts go into open_clip's own VisionTransformer, not into a "
                 f"{type(encoder.visual).__name__}: use a ViT of CLIP such as clip_vitb16_openai"
             )
-        if num_prompts < 1:
-            raise ConfigError(f"num_prompts must be at least 1, got {num_prompts}")
+        if num_prompts < 0:
+            raise ConfigError(f"num_prompts must be 0 or more, got {num_prompts}")
         self.encoder = encoder.requires_grad_(False)
+        self.prompts: nn.Parameter | None = None
+        if not num_prompts:
+            return
         self.prompts = nn.Parameter(torch.empty(len(encoder.tower.blocks), num_prompts, self.channels))
         # Xavier's bound as VPT takes it: from the patch's fan-in.
         bound = math.sqrt(6 / (3 * encoder.patch_hw[0] + self.channels))
@@ -76,15 +79,14 @@ class PromptedEncoder(nn.Module):
         """
         tower = self.encoder.tower
         tokens, hw = self.encoder.embed(image, DEFAULT_POSITIONS)
-        num_prompts = self.prompts.shape[1]
-        for block, prompts in zip(tower.blocks, self.prompts, strict=True):
-            own = prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
-            tokens = torch.cat([tokens[:, : tower.num_prefix], own, tokens[:, tower.num_prefix :]], dim=1)
-            tokens = block(tokens)
-            prefix, _, patches = tokens.split(
-                [tower.num_prefix, num_prompts, tokens.shape[1] - tower.num_prefix - num_prompts], dim=1
-            )
-            tokens = torch.cat([prefix, patches], dim=1)
+        first = tower.num_prefix
+        for index, block in enumerate(tower.blocks):
+            if self.prompts is None:
+                tokens = block(tokens)
+                continue
+            prompts = self.prompts[index].to(tokens.dtype).expand(len(tokens), -1, -1)
+            tokens = block(torch.cat([tokens[:, :first], prompts, tokens[:, first:]], dim=1))
+            tokens = torch.cat([tokens[:, :first], tokens[:, first + prompts.shape[1] :]], dim=1)
         visual: Any = self.encoder.visual
         patches = visual.ln_post(tokens[:, tower.num_prefix :])
         return patches.mT.unflatten(-1, hw)

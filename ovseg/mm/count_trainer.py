@@ -60,6 +60,7 @@ class EbcCounterModel(TrainableModel):
         count_weight: of the count loss beside the cross-entropy.
         as_published: the loss as the authors' code has it, see `ovseg.training.count_losses`.
         dtype: "float32"; mixed precision is `--amp`.
+        head: what a command line asks of a segmentation head. There is none, so only what is off passes.
         options: of `TrainableModel`.
     """
 
@@ -81,9 +82,12 @@ class EbcCounterModel(TrainableModel):
         count_weight: float = 1.0,
         as_published: bool = False,
         dtype: str = "float32",
+        head: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        if asked := [key for key, value in plain(head or {}).items() if value]:
+            raise ConfigError(f"a trained counter has no class for every pixel, and so no {', '.join(asked)}")
         if dtype != "float32":
             raise ConfigError(f"a trained counter computes in float32, got dtype '{dtype}'")
         if statistics not in ("imagenet", "own"):
@@ -113,7 +117,8 @@ class EbcCounterModel(TrainableModel):
         if isinstance(self.counter.encode, ClipResNet):
             stages = (f"counter.encode.visual.{name}" for name in ClipResNet.STAGES)
             return (*stages, "counter.head")
-        return ("counter.encode.prompts", "counter.head")
+        prompts = () if self.counter.encode.prompts is None else ("counter.encode.prompts",)
+        return (*prompts, "counter.head")
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[Any] | None) -> dict[str, Tensor]:
         """DACE: `loss_dace`, and its terms.

@@ -32,9 +32,9 @@ class CountingMetric(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Keeps the two numbers of each image."""
-        self.results += [(each["pred_count"].number, len(each["gt_points"])) for each in data_samples]
+        self.results += [(each["pred_count"].number, float(len(each["gt_points"]))) for each in data_samples]
 
-    def compute_metrics(self, results: list[tuple[float, int]]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple[float, float]]) -> dict[str, float]:
         """`MAE`, `RMSE`, `bias`, those of the baseline, and `MAE 5-9` for each range that occurs."""
         errors = CountingErrors(ranges=self.ranges, mean_count=self.mean_count)
         for number, truth in results:

@@ -1,0 +1,4 @@
+_base_ = "counting.py"
+test_dataloader = dict(
+    dataset=dict(type="ShanghaiTechDataset", data_root="data/ShanghaiTech", part="B", split="test")
+)

@@ -1,0 +1,6 @@
+_base_ = [
+    "../_base_/methods/clip-surgery.py",
+    "../_base_/datasets/shanghaitech_a.py",
+    "../_base_/runtime/default.py",
+]
+model = dict(type="OvCounter")

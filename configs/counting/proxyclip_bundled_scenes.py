@@ -1,0 +1,6 @@
+_base_ = [
+    "../_base_/methods/proxyclip.py",
+    "../_base_/datasets/scenes_counting.py",
+    "../_base_/runtime/default.py",
+]
+model = dict(type="OvCounter", encoder="bundled", method=dict(short_side=224, crop=112, stride=56))

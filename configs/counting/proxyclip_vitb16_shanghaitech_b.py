@@ -1,0 +1,6 @@
+_base_ = [
+    "../_base_/methods/proxyclip.py",
+    "../_base_/datasets/shanghaitech_b.py",
+    "../_base_/runtime/default.py",
+]
+model = dict(type="OvCounter")
