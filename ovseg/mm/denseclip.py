@@ -14,8 +14,8 @@ from torch import Tensor
 from ovseg.encoders.clip_loading import default_encoder, load_clip
 from ovseg.errors import ConfigError
 from ovseg.heads import SegmentationHead
-from ovseg.mm import compiled_ops
 from ovseg.mm.build import build_vocabulary, plain
+from ovseg.mm.foreign_models import register_models
 from ovseg.mm.registry import MODELS
 from ovseg.mm.trainable import TrainableModel
 from ovseg.training.denseclip_losses import IGNORED, score_map_loss
@@ -64,9 +64,7 @@ class DenseClip(TrainableModel):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        compiled_ops.install()  # before mmcv is asked for its own
-        import mmseg.models  # noqa: F401  # registers its necks and heads; takes seconds, so not before
-
+        register_models("mmseg")
         trained_with = build_vocabulary(classes)
         self.vocabulary = trained_with if vocabulary is None else build_vocabulary(vocabulary)
         clip = load_clip(encoder or default_encoder())

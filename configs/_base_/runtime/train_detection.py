@@ -1,0 +1,2 @@
+_base_ = "train.py"
+custom_imports = dict(imports=["ovseg.mm", "ovseg.mm.detection"])
