@@ -37,6 +37,7 @@ MODELS = Registry(
         "ovseg.mm.detector",
         "ovseg.mm.dinoiser_trainer",
         "ovseg.mm.denseclip",
+        "ovseg.mm.denseclip_detector",
         "ovseg.mm.anomaly_model",
         "ovseg.mm.mask_prompt_trainer",
         "ovseg.mm.counter",
