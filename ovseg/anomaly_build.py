@@ -42,6 +42,13 @@ WORD_METHODS: dict[str, tuple[Callable[..., nn.Module], int, str | None]] = {
 ANOMALY_METHODS = (*WORD_METHODS, MEMORY)
 #: What AnomalyDINO looks with, and how it smooths.
 PUBLISHED_GUIDE, MEMORY_SIGMA_PX = "dinov2_vits14", 4.0
+#: Sides for the bundled models instead, which have seen small pictures only; chosen on validation scenes.
+BUNDLED_SIDES: dict[str, dict[str, Any]] = {
+    "winclip": {"size": 160},
+    "anovl": {"size": 224},
+    "anomalyclip": {"size": 224},
+    MEMORY: {"short_side": 224},
+}
 
 
 def given_threshold(threshold: AnomalyThreshold | str | Path | float | None) -> AnomalyThreshold | None:
@@ -115,14 +122,16 @@ def build_anomaly_inferencer(
             from the good images, where there are two or more.
         sigma_px: of a Gaussian on the full-size map; None is the method's own.
         device, dtype: see `ovseg.Inferencer`.
-        options: see `options_of`. `crop` and `stride` cut large images into windows, so that maps are at
-            native resolution; `windows` of WinCLIP are its own, in patches.
+        options: see `options_of`; with the bundled models images are smaller (`BUNDLED_SIDES`). `crop` and
+            `stride` cut large images into windows, so that maps are at native resolution; `windows` of
+            WinCLIP are its own, in patches.
 
     Raises:
         ConfigError: unknown method or option, or something that the method has no use for.
         CheckpointError: weights are missing or unusable.
     """
-    given = known_options(method, options)
+    small = BUNDLED in ((encoder or default_encoder()), guide) and guide in (None, BUNDLED)
+    given = known_options(method, (BUNDLED_SIDES.get(method, {}) if small else {}) | options)
     if weights is not None and encoder is None:
         raise ConfigError(f"weights '{weights}' need an encoder: name the model that they are of")
     judge = given_threshold(threshold)

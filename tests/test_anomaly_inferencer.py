@@ -229,6 +229,13 @@ def test_options_are_published() -> None:
     assert options_of("anomalyclip")["size"] == 518
     assert options_of("patch-memory")["short_side"] == 448
     assert "windows" not in options_of("patch-memory")
+    sides = {
+        encoder: build_anomaly_inferencer(
+            "winclip", encoder=encoder, prompts=SHORT, device="cpu"
+        ).detector.size
+        for encoder in ("clip_vitb16_openai", "bundled")
+    }
+    assert sides == {"clip_vitb16_openai": 240, "bundled": 160}
 
 
 def test_anomaly_bank() -> None:

@@ -3,4 +3,4 @@ _base_ = [
     "../_base_/datasets/scenes_anomaly.py",
     "../_base_/runtime/default.py",
 ]
-model = dict(encoder="bundled", method=dict(size=224))
+model = dict(encoder="bundled")

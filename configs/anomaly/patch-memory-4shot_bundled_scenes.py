@@ -3,5 +3,5 @@ _base_ = [
     "../_base_/datasets/scenes_anomaly.py",
     "../_base_/runtime/default.py",
 ]
-model = dict(guide="bundled", method=dict(short_side=224))
+model = dict(guide="bundled")
 test_dataloader = dict(dataset=dict(shots=4))

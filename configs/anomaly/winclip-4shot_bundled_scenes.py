@@ -3,5 +3,5 @@ _base_ = [
     "../_base_/datasets/scenes_anomaly.py",
     "../_base_/runtime/default.py",
 ]
-model = dict(encoder="bundled", method=dict(size=160))
+model = dict(encoder="bundled")
 test_dataloader = dict(dataset=dict(shots=4))
