@@ -160,7 +160,7 @@ def load_config(path: str | Path | Config, options: Mapping[str, Any] | None = N
 
 
 def is_trainable(config: Config) -> bool:
-    """Whether the config's model is one that `tools/train.py` trains."""
+    """Whether the config's model has a predictor of its own, as all have that `tools/train.py` trains."""
     return str((config.get("model") or {}).get("type", "")).removeprefix("ovseg.") not in ("", "OvSegmentor")
 
 
