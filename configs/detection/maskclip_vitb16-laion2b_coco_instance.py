@@ -3,4 +3,4 @@ _base_ = [
     "../_base_/datasets/coco_instance.py",
     "../_base_/runtime/detection.py",
 ]
-model = dict(type="OvDetector", vocabulary="coco", task="instances")
+model = dict(type="OvDetector", vocabulary="coco", task="instances", head=dict(min_share=0.0))

@@ -1,2 +1,2 @@
 _base_ = ["../_base_/methods/naclip.py", "../_base_/datasets/coco_ov.py", "../_base_/runtime/detection.py"]
-model = dict(type="OvDetector", vocabulary="ov_coco")
+model = dict(type="OvDetector", vocabulary="ov_coco", head=dict(min_share=0.0))

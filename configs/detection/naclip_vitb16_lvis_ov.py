@@ -1,2 +1,2 @@
 _base_ = ["../_base_/methods/naclip.py", "../_base_/datasets/lvis_ov.py", "../_base_/runtime/detection.py"]
-model = dict(type="OvDetector", vocabulary="lvis", head=dict(max_detections=300))
+model = dict(type="OvDetector", vocabulary="lvis", head=dict(min_share=0.0, max_detections=300))

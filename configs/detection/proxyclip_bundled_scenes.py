@@ -8,4 +8,5 @@ model = dict(
     encoder="bundled",
     vocabulary=dict(type="SceneObjects"),
     method=dict(short_side=224, crop=112, stride=56),
+    head=dict(min_share=0.0),
 )
