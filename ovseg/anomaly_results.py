@@ -102,19 +102,20 @@ class AnomalyThreshold:
             how=f"best F1 of {len(scores)} images, {damaged.sum()} damaged",
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes JSON."""
-        path.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2)
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> AnomalyThreshold:
+    def load(cls, path: str | Path) -> AnomalyThreshold:
         """Reads what `save` wrote.
 
         Raises:
             ConfigError: no such file, or another kind of file.
         """
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
             if content.pop("format") != FORMAT or set(content) != {field.name for field in fields(cls)}:
                 raise ValueError("its fields are others")
             (low, high), (pixel_low, pixel_high) = content["image_range"], content["pixel_range"]
