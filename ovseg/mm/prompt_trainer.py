@@ -15,10 +15,11 @@ from ovseg.mm.registry import MODELS
 from ovseg.mm.segmentor import to_rgb
 from ovseg.mm.trainable import TrainableModel
 from ovseg.prompted import PromptedInferencer
+from ovseg.results import void_label
 from ovseg.structures import Pictures
 from ovseg.text.context import LearnedContext
 from ovseg.text.vocabulary import Vocabulary
-from ovseg.training.prompt_learning import VOID, score_map_loss
+from ovseg.training.prompt_learning import score_map_loss
 
 
 @MODELS.register_module()
@@ -29,7 +30,7 @@ class PromptTrainer(TrainableModel):
     softmax over classes in every pixel. Afterwards the context goes with any words.
 
     Pipelines crop images as they like (one size per batch is not asked) and pack `gt_sem_seg`, nothing else:
-    the method resizes by itself.
+    the method resizes by itself. Pixels of label 255 (65535 from 256 training classes on) count for nothing.
 
     Args:
         method: the method that makes the score map, see `OvSegmentor`; `softmax_at` plays no part in the
@@ -69,6 +70,7 @@ class PromptTrainer(TrainableModel):
         self.vocabulary = build_vocabulary(vocabulary)
         same = train_vocabulary is None
         self.train_vocabulary: Vocabulary = self.vocabulary if same else build_vocabulary(train_vocabulary)
+        self.void = void_label(len(self.train_vocabulary))
         if stride < 1 or (classes_per_step is not None and classes_per_step < 2):
             raise ConfigError(
                 f"stride is at least 1 and classes_per_step at least 2, got {stride} and {classes_per_step}"
@@ -112,7 +114,8 @@ class PromptTrainer(TrainableModel):
             pictures: Pictures = self.scorer.prepare([to_rgb(packed)])
             features = self.scorer.encode(pictures, (truth.shape[0], truth.shape[1]))
             score_map = self.scorer.score(features, bank)
-            total.append(score_map_loss(score_map, truth[None], stride=self.stride, gamma=self.gamma))
+            options = {"stride": self.stride, "void": self.void}
+            total.append(score_map_loss(score_map, truth[None], gamma=self.gamma, **options))
         return {"loss": torch.stack(total).mean()}
 
     def _classes_of_step(self, labels: Iterable[Tensor]) -> tuple[Vocabulary, list[Tensor]]:
@@ -122,11 +125,11 @@ class PromptTrainer(TrainableModel):
         if self.classes_per_step is None or self.classes_per_step >= len(everything):
             return everything, labels
         present = torch.cat([each.flatten() for each in labels]).unique()
-        chosen = present[present != VOID].cpu()
+        chosen = present[present != self.void].cpu()
         others = torch.randperm(len(everything))
         others = others[~torch.isin(others, chosen)][: max(self.classes_per_step - len(chosen), 0)]
         chosen = torch.cat([chosen, others]).sort().values
-        number = torch.full((max(len(everything), VOID) + 1,), VOID)
+        number = torch.full((self.void + 1,), self.void)
         number[chosen] = torch.arange(len(chosen))
         some = Vocabulary(tuple(everything.classes[k] for k in chosen.tolist()), shared_prompts=True)
         return some, [number[each.long().cpu()] for each in labels]
