@@ -18,4 +18,4 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, end=20, by_epoch=False),
     dict(type="CosineAnnealingLR", begin=20, end=320, T_max=300, eta_min=1e-5, by_epoch=False),
 ]
-train_cfg = dict(max_iters=320, val_interval=80)
+train_cfg = dict(max_iters=320, val_interval=160)

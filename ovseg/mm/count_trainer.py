@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ovseg.count_inferencer import CountInferencer
@@ -16,6 +17,7 @@ from ovseg.errors import ConfigError
 from ovseg.heads.count_bins import CountBins
 from ovseg.methods.clip_ebc import clip_ebc
 from ovseg.mm.build import plain
+from ovseg.mm.counter import draw_counted
 from ovseg.mm.registry import MODELS
 from ovseg.mm.segmentor import check_not_resized, to_rgb
 from ovseg.mm.trainable import TrainableModel, rgb_batch
@@ -114,10 +116,11 @@ class EbcCounterModel(TrainableModel):
 
     def trained(self) -> Sequence[str]:
         """The head, and of the tower its prompts (ViT) or its stages (ResNet)."""
-        if isinstance(self.counter.encode, ClipResNet):
+        encode: Any = self.counter.encode
+        if isinstance(encode, ClipResNet):
             stages = (f"counter.encode.visual.{name}" for name in ClipResNet.STAGES)
             return (*stages, "counter.head")
-        prompts = () if self.counter.encode.prompts is None else ("counter.encode.prompts",)
+        prompts = () if encode.prompts is None else ("counter.encode.prompts",)
         return (*prompts, "counter.head")
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[Any] | None) -> dict[str, Tensor]:
@@ -153,6 +156,10 @@ class EbcCounterModel(TrainableModel):
             assert answer.counts is not None  # it was asked
             sample.pred_count = answer.counts.classes[0]
         return list(data_samples)
+
+    def draw(self, packed: Tensor, sample: Any) -> Image.Image:
+        """The picture that `--show-dir` keeps: see `draw_counted`."""
+        return draw_counted(packed, sample)
 
     def predictor(self) -> CountInferencer:
         """The counter with what was trained."""

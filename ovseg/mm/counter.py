@@ -7,14 +7,17 @@ from typing import Any
 
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
+from PIL import Image
 from torch import Tensor
 
-from ovseg.counting_results import ClassCount
+from ovseg.counting_results import ClassCount, Counts
 from ovseg.errors import ConfigError
 from ovseg.heads.counting import CountingHead
+from ovseg.inferencer import Inferencer
 from ovseg.mm.build import build_inferencer, build_vocabulary, plain
 from ovseg.mm.registry import MODELS
 from ovseg.mm.segmentor import check_not_resized, to_rgb
+from ovseg.outputs.drawing import count_overlay
 from ovseg.tasks import TaskHeads
 
 
@@ -32,6 +35,7 @@ class OvCounter(BaseModel):
             against the background words.
         head: `dict(prominence=0.4)`, options of `CountingHead`.
         data_preprocessor: by default mmengine's plain one, which moves data and changes nothing.
+        others: of `ovseg.Inferencer`: guide, sam, refine ...
     """
 
     def __init__(
@@ -46,12 +50,16 @@ class OvCounter(BaseModel):
         dtype: str = "float32",
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
+        **others: Any,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.vocabulary = None if vocabulary is None else build_vocabulary(vocabulary)
         self.templates = plain(templates)
+        options = plain(head or {})
+        if not options.get("keep_scores", True):
+            del options["keep_scores"]  # a command line's, of segmentation: off, there is nothing to keep
         try:
-            counting = CountingHead(**plain(head or {}))
+            counting = CountingHead(**options)
         except TypeError as error:
             raise ConfigError(f"model.head: {error}") from error
         self.inferencer = build_inferencer(
@@ -61,6 +69,7 @@ class OvCounter(BaseModel):
             device="cpu",
             dtype=dtype,
             heads=TaskHeads(count=counting),
+            **others,
         )
         # The same objects, known to torch: the Runner moves the model with `.to(device)`.
         self.scorer = self.inferencer.scorer
@@ -94,6 +103,14 @@ class OvCounter(BaseModel):
             sample.pred_count = self._count(image, sample.get("name"))
         return list(data_samples)
 
+    def predictor(self) -> Inferencer:
+        """What `tools/infer.py` asks."""
+        return self.inferencer
+
+    def draw(self, packed: Tensor, sample: BaseDataElement) -> Image.Image:
+        """The picture that `--show-dir` keeps: see `draw_counted`."""
+        return draw_counted(packed, sample)
+
     def _count(self, image: Tensor, name: str | None) -> ClassCount:
         if not name:
             raise ConfigError("a data sample has no name of what is to be counted: see PackCounts")
@@ -105,3 +122,9 @@ class OvCounter(BaseModel):
         )
         assert answer.counts is not None  # it was asked
         return answer.counts[name]
+
+
+def draw_counted(packed: Tensor, sample: BaseDataElement) -> Image.Image:
+    """A packed image with what was counted in it: points, or the density where there are none."""
+    image = to_rgb(packed)
+    return count_overlay(image, Counts((sample.pred_count,), image.shape[:2]))

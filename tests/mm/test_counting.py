@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+import yaml
 from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from PIL import Image
@@ -110,7 +111,9 @@ def test_the_real_path_runs(stem: str, tmp_path: Path) -> None:
     if stem.startswith("proxyclip"):
         options |= {"model.method.crop": None, "model.method.stride": None}
     config = config_for(REPO / "configs" / "counting" / f"{stem}.py", tmp_path, **options)
-    metrics = run_test(prepare(config, work_dir=tmp_path / "work", limit=2))
+    config = prepare(config, work_dir=tmp_path / "work", limit=2, show_dir=tmp_path / "show")
+    metrics = run_test(config)
+    assert len(list((tmp_path / "show").rglob("*.png"))) == 2
     assert np.isfinite([metrics["MAE"], metrics["RMSE"], metrics["mean-count MAE"]]).all()
     if "fsc147" in stem:
         assert metrics["mean-count MAE"] == pytest.approx((abs(COUNTS[0] - 4) + abs(COUNTS[1] - 4)) / 2)
@@ -163,6 +166,9 @@ def test_what_a_counter_refuses(tmp_path: Path) -> None:
     sample["data_samples"].set_metainfo({"name": "cat"})
     (found,) = counter(**batch, mode="predict")
     assert found.pred_count.name == "cat"
+    pixels = sample["inputs"].flip(0).permute(1, 2, 0).numpy()
+    (answer,) = counter.predictor().answers([pixels], ["cat", "dog"], tasks="count", templates="none")
+    assert answer.counts["cat"].number == found.pred_count.number
     sample["data_samples"].set_metainfo({"name": "boat"})
     with pytest.raises(ConfigError, match="has no 'boat'"):
         counter(**batch, mode="predict")
@@ -236,6 +242,10 @@ def test_training_writes_a_small_checkpoint_that_answers(tmp_path: Path) -> None
     )
     infer = inferencer_from_config(config, checkpoint=trained.checkpoint, classes="things", device="cpu")
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    with pytest.raises(ConfigError, match="no threshold"):
+        inferencer_from_config(load_config(config, {"model.head.threshold": 0.3}), device="cpu")
+    config_with_head = load_config(config, {"model.head.keep_scores": False})  # as tools/infer.py says it
+    assert inferencer_from_config(config_with_head, device="cpu").names == ("thing", "things")
     (answer,) = infer.answers([image], "things", tasks=("count",))
     untrained = inferencer_from_config(config, device="cpu")
     (before,) = untrained.answers([image], "things")
@@ -321,3 +331,13 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
     torch.save({"state_dict": built.state_dict()}, tmp_path / "bare.pth")
     with pytest.raises(CheckpointError, match=r"not written by tools/train\.py"):
         built.load_trained(tmp_path / "bare.pth")
+
+
+def test_metafiles_name_every_config() -> None:
+    for folder in ("counting", "clip-ebc"):
+        meta = yaml.safe_load((REPO / "configs" / folder / "metafile.yml").read_text())
+        named = {model["Config"] for model in meta["Models"]}
+        assert named == {str(p.relative_to(REPO)) for p in CONFIGS + EBC if p.parent.name == folder}
+        for model in meta["Models"]:
+            for result in model.get("Results", []):
+                assert "paper" in result["Source"], "a figure that is not ours says so"
