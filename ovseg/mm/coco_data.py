@@ -90,8 +90,8 @@ class OvCocoDataset(CocoDataset):
 class LvisDataset(OvCocoDataset):
     """LVIS v1: its file names each image's folder (train2017 or val2017) itself.
 
-    mmdet's own asks for the package lvis, which fails where numpy is newer than 1.23. Measure with
-    `OvCocoMetric(federated=True)`.
+    mmdet's own asks for the package lvis, whose evaluation (0.5.3) fails with numpy 1.24 and later. Measure
+    with `OvCocoMetric(federated=True)`.
     """
 
     def __init__(self, *, vocabulary: Any = "lvis", **kwargs: Any) -> None:
