@@ -32,7 +32,7 @@ from ovseg.results import Segmentation
 from ovseg.scorer import Scorer
 from ovseg.structures import DenseFeatures, TextBank
 from ovseg.tasks import TaskHeads, Words
-from ovseg.text.encoder import TextEncoder
+from ovseg.text.encoder import OnLong, TextEncoder
 from ovseg.text.enrichment import encode_attributes, enrich_bank, read_descriptions
 from ovseg.text.states import state_bank
 from ovseg.text.vocabulary import Vocabulary
@@ -72,6 +72,7 @@ class Inferencer:
         heads: a head for each task, with options of their own; then the three before are not asked.
         reject: steps that follow all refinement and say "none of these" of pixels or images, such as
             `ovseg.heads.rejection.Rejection`.
+        on_long: a prompt longer than the model's context is an "error", or is cut ("truncate").
         text_cache: folder for encoded words; None is the user's cache folder.
         feature_cache: folder for encoded images, which are then asked again without any image tower: those
             are loaded at the first image that is not there. Entries are float16, also in the run that
@@ -103,6 +104,7 @@ class Inferencer:
         keep_scores: bool = False,
         heads: TaskHeads | None = None,
         reject: Sequence[nn.Module] = (),
+        on_long: OnLong = "error",
         text_cache: str | Path | None = None,
         feature_cache: str | Path | None = None,
         **options: Any,
@@ -160,6 +162,7 @@ class Inferencer:
         self.heads = heads
         self.refine = [type(step).__name__ for step in self.reader.refine]
         self.feature_cache = None if feature_cache is None else FeatureCache(feature_cache, self.image_side())
+        self.on_long: OnLong = on_long
         self.text_cache = None if text_cache is None else Path(text_cache)
         self._banks: dict[tuple, TextBank] = {}
 
@@ -213,6 +216,7 @@ class Inferencer:
             "refine": self.refine,
             "reject": [str(each) for each in self.recipe.reject],
             "enrich": self.enrich,
+            "on_long": self.on_long,
             "threshold": self.head.threshold,
             "area_threshold": self.head.area_threshold,
             "versions": {
@@ -234,7 +238,9 @@ class Inferencer:
         vocabulary = Vocabulary.parse(classes)
 
         def encode() -> TextBank:
-            bank = self.text_encoder.bank(vocabulary, templates, cache_dir=self.text_cache)
+            bank = self.text_encoder.bank(
+                vocabulary, templates, cache_dir=self.text_cache, on_long=self.on_long
+            )
             if self._attributes is not None:
                 bank = enrich_bank(bank, self._attributes.to(bank.embeddings.device))
             return bank
@@ -267,7 +273,7 @@ class Inferencer:
         """Things in order and out of order, as two classes for which all names speak."""
 
         def encode() -> TextBank:
-            states = torch.cat([state_bank(self.text_encoder, name, "generic").states for name in names])
+            states = torch.cat([state_bank(self.text_encoder, name, "generic", on_long="truncate").states for name in names])
             return TextBank(states, torch.arange(len(states)) % 2, ("normal", "abnormal"))
 
         return self._kept(("states", *names), encode)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
@@ -17,7 +17,7 @@ from ovseg.heads.counting import CountingHead
 from ovseg.heads.detection import DetectionHead
 from ovseg.heads.image_rejection import ImageRejection
 from ovseg.heads.instances import InstanceHead
-from ovseg.heads.rejection import Rejection
+from ovseg.heads.rejection import NEEDS_NO, Rejection, Rule
 from ovseg.heads.segmentation import SegmentationHead
 from ovseg.tasks import TaskHeads
 
@@ -28,6 +28,8 @@ HEADS: dict[Task, Callable[..., Any]] = {
     "anomaly": AnomalyHead,
     "count": CountingHead,
 }
+#: Rules that need no more than words: CLIPN's two need its weights.
+REJECTIONS = tuple(rule for rule in get_args(Rule) if rule not in NEEDS_NO)
 #: Heads that ask how probable a pixel is.
 WITH_THRESHOLD: tuple[Task, ...] = ("segment", "detect", "count")
 
@@ -119,13 +121,15 @@ def parse_rejection(text: str, *, of_images: bool = False) -> nn.Module:
     """A rule with its threshold, as `mcm:0.05`: the step that says "none of these".
 
     Args:
-        text: a rule of `ovseg.heads.rejection.Rule` with its least score.
+        text: a rule of `REJECTIONS` with its least score.
         of_images: whole images are known or not, by their class token; else pixels.
 
     Raises:
         ConfigError: another form, or an unknown rule.
     """
     rule, colon, number = text.partition(":")
+    if rule not in REJECTIONS:
+        raise unknown_name("rule of rejection", rule, REJECTIONS)
     try:
         threshold = float(number) if colon else None
     except ValueError:

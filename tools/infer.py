@@ -66,6 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="prompt templates: a set's name, or your own as 'a {}|a photo of a {}' (default: imagenet80)",
     )
     what.add_argument(
+        "--truncate", action="store_true", help="cut prompts that are longer than the model can read"
+    )
+    what.add_argument(
         "--threshold", type=float, help="less probable pixels become background or no class (default: 0)"
     )
     what.add_argument(
@@ -365,6 +368,8 @@ def build_predictor(
     given |= {"device": arguments.device, "dtype": arguments.dtype, "keep_scores": keep_scores}
     if arguments.compile:
         given["compile"] = True
+    if arguments.truncate:
+        given["on_long"] = "truncate"
     if arguments.cache is not None:
         given["feature_cache"] = arguments.cache
     if arguments.regions is not None and "sam" not in given and regions_replace_sam(arguments):
