@@ -24,6 +24,8 @@ class CountingMetric(BaseMetric):
         kwargs: of mmengine's `BaseMetric`.
     """
 
+    default_prefix = ""
+
     def __init__(
         self, mean_count: float | None = None, ranges: Sequence[float] = RANGES, **kwargs: Any
     ) -> None:

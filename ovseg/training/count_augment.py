@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ovseg.errors import ConfigError
 
-Example = tuple[Float[Tensor, "3 H W"], Float[Tensor, "n 2"]]
+Example = tuple[Float[Tensor, "3 h w"], Float[Tensor, "m 2"]]
 
 
 @dataclass(frozen=True, kw_only=True)
