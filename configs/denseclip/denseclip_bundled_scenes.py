@@ -8,6 +8,7 @@ _base_ = [
 model = dict(
     encoder="bundled",
     classes=dict(type="SceneClasses"),
+    matching=dict(appended="logits"),  # a few hundred iterations do not suffice to scale cosines up
     short_side=224,
     windows=dict(crop=112, stride=56),
     neck=dict(out_channels=64),
@@ -31,7 +32,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-3, end=20, by_epoch=False),
-    dict(type="PolyLR", begin=20, end=400, power=0.9, eta_min=1e-6, by_epoch=False),
+    dict(type="LinearLR", start_factor=1e-3, end=10, by_epoch=False),
+    dict(type="PolyLR", begin=10, end=160, power=0.9, eta_min=1e-6, by_epoch=False),
 ]
-train_cfg = dict(max_iters=400, val_interval=200)
+train_cfg = dict(max_iters=160, val_interval=80)

@@ -216,6 +216,11 @@ class DetectorPredictor:
         self.model = model
         self.notice = model.notice
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.model.net.mean.device
+
     def describe(self) -> dict[str, Any]:
         """All that changes results, JSON-ready."""
         return {

@@ -87,6 +87,11 @@ class DenseClipPredictor:
         self.notice = notice
         self._asked: dict[str, Question] = {}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.net.mean.device
+
     def describe(self) -> dict[str, Any]:
         """All that changes results, JSON-ready."""
         return {
@@ -154,7 +159,7 @@ class DenseClipPredictor:
         net, image_hw = self.net, images[0].shape[:2]
         hw = resized_hw(image_hw, self.short_side)
         pixels = np.stack([resize_image(image, hw) for image in images])
-        rgb = torch.from_numpy(pixels).to(net.mean.device).permute(0, 3, 1, 2).float() / 255
+        rgb = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float() / 255
         windows = self.windows.windows(hw, (net.backbone.multiple, net.backbone.multiple))
         grids = []
         for part in windows.cut(rgb, net.mean).split(self.windows.max_batch):
