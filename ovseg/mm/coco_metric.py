@@ -53,6 +53,7 @@ class OvCocoMetric(CocoMetric):
     """
 
     default_prefix = None
+    _coco_api: Any
 
     def __init__(
         self,
