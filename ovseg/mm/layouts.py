@@ -36,6 +36,10 @@ _CONTEXT = (
     "SegmentationClassContext/2008_000002.png ...  # 0 background, 1 to 59 classes",
     "ImageSets/SegmentationContext/{split}.txt",
 )
+_COCO = Layout(
+    "data/coco",
+    ("{split}2017/000000000139.jpg ...", "annotations/instances_{split}2017.json"),
+)
 #: By the name of the dataset's class, without its scope.
 LAYOUTS = {
     "ADE20KDataset": Layout(
@@ -71,6 +75,15 @@ LAYOUTS = {
             "# made by tools/dataset_converters/coco_object.py --stuff",
         ),
         ("train2017", "val2017"),
+    ),
+    "CocoRegions": _COCO,
+    "OvCocoDataset": _COCO,
+    "LvisDataset": Layout(
+        "data/lvis_v1",
+        (
+            "annotations/lvis_v1_{split}.json",
+            "{split}2017/000000000139.jpg ...  # COCO's; validation has images of both folders",
+        ),
     ),
     "FSC147Dataset": Layout(
         "data/FSC147",

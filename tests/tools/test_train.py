@@ -71,6 +71,7 @@ def test_not_a_number_is_no_usage_error(
     assert re.search(r"error: iteration \d+: loss is nan.*photos/007\.jpg", capsys.readouterr().err)
 
 
+@pytest.mark.timeout(1200)  # three processes import OpenMMLab: half a minute, much more on a busy machine
 def test_killed_run_goes_on_in_two_processes(tool: ModuleType, tmp_path: Path) -> None:
     """One process, killed with SIGKILL, resumed by two with half the batch, against a run left alone."""
     options = ["model.dropout=0.0", "train_dataloader.dataset.length=11", "train_cfg.max_iters=30"]
