@@ -34,7 +34,8 @@ from ovseg.structures import DenseFeatures, TextBank
 from ovseg.tasks import TaskHeads, Words
 from ovseg.text.encoder import OnLong, TextEncoder
 from ovseg.text.enrichment import encode_attributes, enrich_bank, read_descriptions
-from ovseg.text.states import state_bank
+from ovseg.text.kinds import things_of
+from ovseg.text.states import anomaly_bank
 from ovseg.text.vocabulary import Vocabulary
 
 #: Encoded vocabularies that are kept.
@@ -264,19 +265,12 @@ class Inferencer:
         if {"instances", "detect", "count"} & set(tasks) and not bank.background:
             closed = with_background(bank, self.bank(BACKGROUND_NAMES, templates)[1])
         if "anomaly" in tasks:
-            states = self._states([name for k, name in enumerate(bank.names) if k not in bank.background])
-        return Words(
-            bank, closed, states, tuple(each.thing for each in vocabulary.classes), vocabulary.colors
-        )
-
-    def _states(self, names: Sequence[str]) -> TextBank:
-        """Things in order and out of order, as two classes for which all names speak."""
-
-        def encode() -> TextBank:
-            states = torch.cat([state_bank(self.text_encoder, name, "generic", on_long="truncate").states for name in names])
-            return TextBank(states, torch.arange(len(states)) % 2, ("normal", "abnormal"))
-
-        return self._kept(("states", *names), encode)
+            objects = tuple(name for k, name in enumerate(bank.names) if k not in bank.background)
+            states = self._kept(
+                ("states", *objects),
+                lambda: anomaly_bank(self.text_encoder, objects, on_long="truncate"),
+            )
+        return Words(bank, closed, states, things_of(vocabulary), vocabulary.colors)
 
     def _kept(self, key: tuple, encode: Callable[[], TextBank]) -> TextBank:
         """The bank of that key; of those that were asked for, the latest are kept."""

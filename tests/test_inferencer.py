@@ -217,3 +217,14 @@ def test_bf16_parts_follow() -> None:
     assert next(inferencer.scorer.guide.trunk.parameters()).dtype == torch.bfloat16
     (result,) = inferencer([random_image(70, 109)], CLASSES)
     assert np.isfinite(result.confidence).all()
+
+
+def test_stuff_has_no_boxes_and_no_number() -> None:
+    words = Inferencer("sclip", **SMALL).words("dog, grass", ("detect", "count"))
+    assert words.things == (True, False)
+    (answer,) = Inferencer("sclip", **SMALL).answers(
+        [random_image(70, 109)], "dog, grass", tasks=("detect", "count", "instances")
+    )
+    assert 1 not in answer.detections.labels
+    assert [each.name for each in answer.counts.classes] == ["dog"]
+    assert not answer.instances.is_thing[answer.instances.labels == 1].any()

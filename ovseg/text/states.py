@@ -144,14 +144,18 @@ def state_bank(
 
 
 def anomaly_bank(
-    encoder: TextEncoder, objects: Sequence[str] = ("object",), prompts: StatePrompts | str = "generic"
+    encoder: TextEncoder,
+    objects: Sequence[str] = ("object",),
+    prompts: StatePrompts | str = "generic",
+    *,
+    on_long: OnLong = "error",
 ) -> TextBank:
     """Things in order and out of order as two classes, for the score map of any method.
 
     Args:
         encoder: the text tower.
         objects: what is inspected; each name is a query of either class.
-        prompts: see `state_bank`.
+        prompts, on_long: see `state_bank`.
 
     Returns:
         A bank of the classes normal and abnormal, in this order.
@@ -162,7 +166,7 @@ def anomaly_bank(
     """
     if not objects:
         raise VocabularyError('an anomaly bank needs at least one object; where it is unknown, say "object"')
-    states = torch.cat([state_bank(encoder, name, prompts).states for name in objects])
+    states = torch.cat([state_bank(encoder, name, prompts, on_long=on_long).states for name in objects])
     classes = torch.arange(len(states), device=states.device) % 2
     return TextBank(states, classes, ("normal", "abnormal"))
 
