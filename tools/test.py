@@ -30,6 +30,7 @@ on scenes, drawn on the fly, no files needed (settings: configs/<method>/<method
   python tools/test.py naclip --refine none pamr sam                         (one row for each)
   python tools/test.py sclip --split compositions --per-class
   python tools/test.py --ladder --keep out/ladder --write docs/results.md --picture docs/images/ladder.jpg
+  python tools/test.py --heads --keep out/heads --write docs/results.md --picture docs/images/heads.jpg
 
 exit status: 0 measured, 2 wrong usage or missing files, 130 stopped with Ctrl-C.
 """
@@ -77,7 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
     scenes.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="sets of scenes (default: 0 1 2)"
     )
-    scenes.add_argument("--num-scenes", type=int, default=64, help="scenes of each seed (default: 64)")
+    scenes.add_argument(
+        "--num-scenes", type=int, help="scenes of each seed (default: 64; with --heads 16, and 8 a product)"
+    )
     scenes.add_argument(
         "--refine",
         nargs="+",
@@ -88,6 +91,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--ladder",
         action="store_true",
         help="all methods, plain and refined (none, pamr, sam), each with its gain over the row below",
+    )
+    scenes.add_argument(
+        "--heads",
+        action="store_true",
+        help="detection, instances, counting, anomaly and rejection, each against a trivial answer",
+    )
+    scenes.add_argument(
+        "--regions", action="store_true", help="with --heads: also classify SAM's automatic masks (slow)"
     )
     scenes.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="save every row there, and do not measure it again"
@@ -116,6 +127,8 @@ def main(argv: list[str] | None = None) -> int:
         options = parse_options(arguments.cfg_options)
         if any(each.endswith(".py") for each in arguments.what):
             return test_config(arguments, options)
+        if arguments.heads:
+            return test_heads(arguments, given)
         return test_methods(arguments, options, given)
     except OvsegError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -190,14 +203,15 @@ def test_methods(arguments: argparse.Namespace, options: dict[str, Any], argv: l
         place.around(arguments.write)  # before the work
     if arguments.short_side is not None:
         options["model.method.short_side"] = arguments.short_side
-    found = []
+    number = arguments.num_scenes if arguments.limit is None else arguments.limit
+    found: list[SceneScores] = []
     for method, refine in product(methods, refinements):
         config = load_config(ROOT / "configs" / method / f"{method}_bundled_scenes.py", options)
         scores = score_on_scenes(
             config,
             split=arguments.split,
             seeds=arguments.seeds,
-            num_scenes=arguments.num_scenes if arguments.limit is None else arguments.limit,
+            num_scenes=64 if number is None else number,
             refine=None if refine == "own" else refine,
             example=arguments.picture_scene if arguments.picture else None,
             keep=arguments.keep,
@@ -218,6 +232,33 @@ def test_methods(arguments: argparse.Namespace, options: dict[str, Any], argv: l
         print(f"\nwritten to {arguments.write}")
     if arguments.picture:
         draw(config, found, arguments)
+    return 0
+
+
+def test_heads(arguments: argparse.Namespace, argv: list[str]) -> int:
+    """Every head on scenes of its own kind, against a trivial answer."""
+    from ovseg.benchmark import page
+    from ovseg.benchmark.run import measure, settings_of
+    from ovseg.errors import ConfigError
+
+    if arguments.what or arguments.ladder:
+        raise ConfigError("--heads takes no methods: it measures the heads on one method's score map")
+    if arguments.write:
+        page.HEADS.around(arguments.write)  # before the work
+    number = arguments.num_scenes if arguments.limit is None else arguments.limit
+    numbers = {} if number is None else {"num_scenes": number, "num_inspected": number}
+    settings = settings_of(seeds=arguments.seeds, regions=arguments.regions, **numbers)
+    lines = page.section(measure(settings, keep=arguments.keep), settings, argv)
+    print("\n".join(lines))
+    if arguments.write:
+        page.HEADS.write(arguments.write, lines)
+        print(f"\nwritten to {arguments.write}")
+    if arguments.picture:
+        from ovseg.benchmark.picture import heads_picture
+        from ovseg.mm.ladder_picture import save_picture
+
+        save_picture(heads_picture(arguments.seeds[0], scene=arguments.picture_scene), arguments.picture)
+        print(f"drawn: {arguments.picture}")
     return 0
 
 

@@ -14,8 +14,8 @@ from ovseg.heads.instances import check_shares
 from ovseg.rle import encode_mask
 from ovseg.sam_structures import SamImage
 
-#: Boxes asked about at once: each has three masks at the image's size.
-BOXES_AT_ONCE = 4
+#: Boxes asked about at once: each has a mask at the image's size.
+BOXES_AT_ONCE = 8
 
 
 @torch.no_grad()
@@ -25,16 +25,16 @@ def redraw(
     embedded: SamImage,
     index: int = 0,
     *,
-    min_iou: float = 0.8,
+    min_iou: float = 0.6,
     min_overlap: float = 0.5,
 ) -> Detections:
     """The same objects along SAM's masks, with boxes around those.
 
-    Of SAM's three masks for a box the one with the highest `IoU with the object's own mask * predicted IoU`
-    is taken, where SAM trusts it and it overlaps enough; else the object stays as it was.
+    SAM's single mask for a box is taken, where SAM trusts it and it overlaps enough; else the object stays as
+    it was. A box leaves little open, so that the three masks for ambiguous prompts are not needed, as the
+    documentation of segment_anything's predictor advises.
 
-    Source: the choice among three masks is CLIP Surgery's idea of prompting SAM by a score map (Li et al.,
-    arXiv 2304.05653) with boxes instead of points.
+    Source: prompting SAM by a score map is CLIP Surgery's idea (Li et al., arXiv 2304.05653), by points.
 
     Args:
         detections: of one image; without masks their boxes count as such.
@@ -60,16 +60,13 @@ def redraw(
     inclusive = torch.from_numpy(boxes - np.array([0, 0, 1, 1], np.float32)) * scale
     for start in range(0, len(boxes), BOXES_AT_ONCE):
         low_res, trust = sam.decode(
-            embedded, index, boxes=inclusive[start : start + BOXES_AT_ONCE].float(), multimask=True
+            embedded, index, boxes=inclusive[start : start + BOXES_AT_ONCE].float(), multimask=False
         )
-        for place, pictures in enumerate(sam.upscale(low_res, embedded) > 0, start=start):
-            own = torch.from_numpy(detections.mask(place)).to(pictures.device)
-            overlap = (pictures & own).sum(dim=(1, 2)) / (pictures | own).sum(dim=(1, 2)).clamp_min(1)
-            quality = trust[place - start].to(overlap)
-            usable = (quality >= min_iou) & (overlap >= min_overlap) & pictures.any(dim=2).any(dim=1)
-            best = int(torch.where(usable, overlap * quality, -1).argmax())
-            if usable[best]:
-                drawn = pictures[best].cpu().numpy()
+        for place, picture in enumerate(sam.upscale(low_res, embedded)[:, 0] > 0, start=start):
+            own = torch.from_numpy(detections.mask(place)).to(picture.device)
+            overlap = float((picture & own).sum() / (picture | own).sum().clamp_min(1))
+            if picture.any() and overlap >= min_overlap and float(trust[place - start, 0]) >= min_iou:
+                drawn = picture.cpu().numpy()
                 rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
                 boxes[place] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
                 masks[place] = encode_mask(drawn)

@@ -1,0 +1,1 @@
+"""The heads against the truth of held-out scenes, each beside what a trivial answer reaches."""
