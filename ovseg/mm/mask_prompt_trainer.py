@@ -49,7 +49,8 @@ class MaskPromptTrainer(TrainableModel):
         method: `dict(type="naclip", ...)`, whose dense features are the other half.
         vocabulary: the classes of validation and test.
         templates: of nouns and classes.
-        head: options of `RegionHead`, such as `crop_weight`.
+        head: `threshold`, `area_threshold`, `keep_scores` of the segmentation head.
+        regions: options of `RegionHead`, such as `crop_weight`.
         proposals: of what `predictor()` gives, see `ovseg.region_route.build_proposals`.
         dtype: of the towers in prediction.
         options: of `TrainableModel`.
@@ -69,6 +70,7 @@ class MaskPromptTrainer(TrainableModel):
         vocabulary: Any = None,
         templates: str | Sequence[str] = "imagenet80",
         head: Mapping[str, Any] | None = None,
+        regions: Mapping[str, Any] | None = None,
         proposals: Any = "sam",
         dtype: str = "float32",
         **options: Any,
@@ -79,13 +81,13 @@ class MaskPromptTrainer(TrainableModel):
         self.learns, self.scale, self.distinct, self.dtype = learns, scale, distinct, dtype
         self.vocabulary = None if vocabulary is None else build_vocabulary(vocabulary)
         self.templates = plain(templates)
-        dense = {"type": "naclip", **plain(method or {})}
+        dense = {"type": "naclip", **plain(method or {}), **plain(head or {})}
         self.inferencer = Inferencer(dense.pop("type"), encoder=encoder, device="cpu", dtype=dtype, **dense)
         self.scorer: Any = self.inferencer.scorer
         self.text_encoder = self.inferencer.text_encoder
         self.encoder: ClipEncoder = self.scorer.encoder
         self.crops = MaskPromptedClip(self._crop_encoder(tower), depth=depth, crop_px=crop_px)
-        self.head = RegionHead(**plain(head or {}))
+        self.head = RegionHead(**plain(regions or {}))
         self.proposals = plain(proposals)
         self._texts: dict[str, Tensor] = {}
         self.freeze()
