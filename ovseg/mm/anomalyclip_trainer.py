@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from ovseg.anomaly_build import given_threshold
 from ovseg.anomaly_detectors import WordDetector
 from ovseg.anomaly_inferencer import AnomalyInferencer
 from ovseg.anomaly_structures import StateBank
@@ -46,7 +47,7 @@ class AnomalyClipTrainer(TrainableModel):
         size: side of the square that images are resized to.
         map_weight: of the maps' loss against that of the images.
         method: options of `AnomalyCLIP`.
-        head: options of `AnomalyHead`.
+        head: options of `AnomalyHead`; `threshold` may be a number or a file, see `given_threshold`.
         options: of `TrainableModel`.
     """
 
@@ -94,7 +95,10 @@ class AnomalyClipTrainer(TrainableModel):
             width, length=length, deep_blocks=deep_blocks, deep_length=deep_length
         )
         self.map_weight = map_weight
-        self.head = AnomalyHead(**plain(head or {}))
+        reading = plain(head or {})
+        if not reading.get("keep_scores", True):
+            del reading["keep_scores"]  # a command line's, of segmentation: off, there is nothing to keep
+        self.head = AnomalyHead(**reading | {"threshold": given_threshold(reading.get("threshold"))})
         self.notice = loaded.notice
         self.freeze()
 

@@ -67,13 +67,15 @@ def test_trains_tests_and_answers(tmp_path: Path) -> None:
     assert torch.equal(prompts.ctx_pos, state["prompt_learner.ctx_pos"])
     found = run_test(prepare(load_config(SCENES, SHORT), work_dir=tmp_path / "test"), trained.checkpoint)
     assert "anomaly/pixel_auroc" in found
+    head = {"model.head.keep_scores": False, "model.head.threshold": 0.6}  # as the command line says them
     inspect = inferencer_from_config(
-        load_config(SCENES, SHORT), weights=str(trained.checkpoint), device="cpu"
+        load_config(SCENES, SHORT | head), weights=str(trained.checkpoint), device="cpu"
     )
     assert inspect.describe()["parts"]["prompts"]["name"] == "iter_2.pth"
     image = np.random.default_rng(0).integers(0, 255, (40, 70, 3), dtype=np.uint8)
     (answer,) = inspect.answers([image], "bottle", tasks=("anomaly",))
     assert answer.anomaly.map.shape == (40, 70)
+    assert answer.anomaly.threshold.pixel == 0.6
 
 
 def test_loss_is_the_glocal_one_and_falls() -> None:
