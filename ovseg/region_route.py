@@ -131,6 +131,11 @@ class RegionRoute:
         self.bank = inferencer.bank
         self.notice = inferencer.notice
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.inferencer.device
+
     def describe(self) -> dict[str, Any]:
         """All that changes results, JSON-ready."""
         source = self.proposals
