@@ -40,6 +40,7 @@ MODELS = Registry(
         "ovseg.mm.denseclip_detector",
         "ovseg.mm.anomaly_model",
         "ovseg.mm.mask_prompt_trainer",
+        "ovseg.mm.mmseg_adapter",
         "ovseg.mm.counter",
         "ovseg.mm.count_trainer",
         "ovseg.mm.anomalyclip_trainer",

@@ -1,0 +1,2 @@
+_base_ = ["../_base_/methods/cat-seg_vitl.py", "../_base_/datasets/ade20k.py", "../_base_/runtime/default.py"]
+model = dict(vocabulary="ade150")

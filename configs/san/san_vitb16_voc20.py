@@ -1,0 +1,2 @@
+_base_ = ["../_base_/methods/san_vitb16.py", "../_base_/datasets/voc20.py", "../_base_/runtime/default.py"]
+model = dict(vocabulary="voc20")
