@@ -15,17 +15,9 @@ from PIL import Image
 from ovseg.errors import ConfigError, unknown_name
 from ovseg.images import SUFFIXES
 from ovseg.inputs import natural_key
-from ovseg.mm.layouts import shown_layout
+from ovseg.layouts import VISA_CATEGORIES, shown_layout
 from ovseg.mm.registry import DATASETS, TRANSFORMS
 
-MVTEC_CATEGORIES = (
-    *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw"),
-    *("tile", "toothbrush", "transistor", "wood", "zipper"),
-)
-VISA_CATEGORIES = (
-    *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2", "pcb1", "pcb2"),
-    *("pcb3", "pcb4", "pipe_fryum"),
-)
 GOOD = "good"
 
 

@@ -11,9 +11,9 @@ from mmengine.runner import Runner
 
 from ovseg.encoders.checkpoints import load_state_dict
 from ovseg.errors import CheckpointError, ConfigError
+from ovseg.layouts import shown_layout
 from ovseg.mm.build import model_of
 from ovseg.mm.hooks import model_of_runner
-from ovseg.mm.layouts import shown_layout
 from ovseg.mm.trainable import TrainableModel
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
@@ -89,13 +89,18 @@ def check_data(dataset: Mapping[str, Any], where: str = "test_dataloader.dataset
     wanted += [
         folder for folder in ([prefixes] if isinstance(prefixes, str) else prefixes.values()) if folder
     ]
-    missing = [str(Path(root) / each) for each in wanted or [""] if not (Path(root) / each).exists()]
+    missing = [str(Path(root) / each) for each in wanted or [""] if not _is_there(Path(root) / each)]
     if missing:
         raise ConfigError(
             f"the dataset is not where the config looks for it: no {', '.join(missing)}. Put it or link it "
             f"there (docs/datasets.md says how to get it), or say where it is: "
             f"--cfg-options {where}.data_root=FOLDER{shown_layout(str(dataset.get('type', '')), str(root))}"
         )
+
+
+def _is_there(path: Path) -> bool:
+    """A file, or a folder with something in it."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def run_test(config: Config, checkpoint: str | Path | None = None) -> dict[str, float]:

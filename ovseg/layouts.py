@@ -26,6 +26,14 @@ class Layout:
         return list(dict.fromkeys(line.replace("{split}", word) for word in words for line in self.tree))
 
 
+MVTEC_CATEGORIES = (
+    *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw"),
+    *("tile", "toothbrush", "transistor", "wood", "zipper"),
+)
+VISA_CATEGORIES = (
+    *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2", "pcb1", "pcb2"),
+    *("pcb3", "pcb4", "pipe_fryum"),
+)
 _VOC = (
     "JPEGImages/2007_000033.jpg ...",
     "SegmentationClass/2007_000033.png ...  # 0 background, 1 to 20 classes, 255 void",
@@ -33,7 +41,8 @@ _VOC = (
 )
 _CONTEXT = (
     "JPEGImages/2008_000002.jpg ...",
-    "SegmentationClassContext/2008_000002.png ...  # 0 background, 1 to 59 classes",
+    "SegmentationClassContext/2008_000002.png ...  "
+    "# 0 background, 1 to 59 classes; made by tools/dataset_converters/pascal_context.py",
     "ImageSets/SegmentationContext/{split}.txt",
 )
 _COCO = Layout(
@@ -55,7 +64,7 @@ LAYOUTS = {
         (
             "leftImg8bit/{split}/<city>/<city>_000000_000294_leftImg8bit.png ...",
             "gtFine/{split}/<city>/<city>_000000_000294_gtFine_labelTrainIds.png ...  "
-            "# made by cityscapesscripts",
+            "# made by tools/dataset_converters/cityscapes.py",
         ),
     ),
     "COCOObjectDataset": Layout(
@@ -118,7 +127,7 @@ LAYOUTS = {
             "split_csv/1cls.csv",
             "candle/Data/Images/{Normal,Anomaly}/0000.JPG ...  # and so on, a folder for each category",
             "candle/Data/Masks/Anomaly/000.png ...",
-            "# or without split_csv, as its authors' prepare_data.py converts it:",
+            "# or without split_csv, as tools/dataset_converters/visa.py converts it:",
             "candle/{train,test}/good/0000.JPG ...",
             "candle/test/bad/000.JPG ...",
             "candle/ground_truth/bad/000.png ...",
