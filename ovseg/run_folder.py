@@ -206,12 +206,20 @@ class RunFolder:
             stream.write(content)
 
     def plan(
-        self, images: Sequence[ImageFile], kinds: Sequence[str]
+        self,
+        images: Sequence[ImageFile],
+        kinds: Sequence[str],
+        all_images: Sequence[ImageFile] | None = None,
     ) -> tuple[list[ImageFile], dict[str, str]]:
         """What is left to do, and the output stem of every image.
 
         An image is done when its record names an output of every kind, these exist, and the image's size
         in bytes and time of change are as recorded. Images that failed are tried again.
+
+        Args:
+            images: of this run.
+            kinds: of the outputs.
+            all_images: of all shards of the run, whose outputs must not share a name; by default `images`.
 
         Raises:
             ConfigError: a name belongs to another image of an earlier run into this folder.
@@ -228,7 +236,7 @@ class RunFolder:
             self.errors.pop(image.name, None)
         taken = {name: record["stem"] for name, record in self.records.items()}
         self._rewrite()
-        return todo, output_stems((image.name for image in images), taken)
+        return todo, output_stems((image.name for image in all_images or images), taken)
 
     def _matches(self, record: Record, image: ImageFile) -> bool:
         source, now = record.get("source", {}), describe_source(image.path)

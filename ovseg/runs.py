@@ -2,73 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import gc
-import sys
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from ovseg.answers import Answers, Task
-from ovseg.errors import (
-    CheckpointError,
-    ConfigError,
-    ImageError,
-    MissingDependencyError,
-    OvsegError,
-    VocabularyError,
-)
-from ovseg.images import BinaryStream, Limits, read_image
+from ovseg.batch import DISK_ERRORS, BatchPredictor, Row, Writer, failure
+from ovseg.errors import OvsegError
 from ovseg.inputs import ImageFile
-from ovseg.records import record_of
 from ovseg.run_folder import Record, RunFolder, atomic, describe_source
-
-#: Errors of the model that no other image would be spared.
-SETUP_ERRORS = (VocabularyError, ConfigError, CheckpointError, MissingDependencyError)
-
-#: Errors of the disk that no other image would be spared.
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-
-
-@runtime_checkable
-class Predictor(Protocol):
-    """What a run needs of an inferencer."""
-
-    def answers(
-        self,
-        images: Iterable[Any],
-        classes: Any,
-        *,
-        tasks: Sequence[Task],
-        batch_size: int | None,
-        templates: Any,
-        **given: Any,
-    ) -> Iterator[Answers]:
-        """Results in order."""
-
-
-@dataclass(frozen=True)
-class Writer:
-    """A kind of output.
-
-    Attributes:
-        kind: its key in the records.
-        folder: below the run's folder.
-        suffix: of its files.
-        write: `(stream, image, answers)`.
-    """
-
-    kind: str
-    folder: str
-    suffix: str
-    write: Callable[[BinaryStream, np.ndarray, Answers], None]
 
 
 @dataclass(frozen=True)
@@ -102,23 +48,16 @@ class RunSummary:
 
 
 def run(
-    predictor: Predictor,
+    predict: BatchPredictor,
     images: Sequence[ImageFile],
-    classes: Any,
     folder: RunFolder,
-    writers: Sequence[Writer],
     *,
-    tasks: Sequence[Task] = ("segment",),
-    templates: Any = "imagenet80",
     batch_size: int = 1,
-    limits: Limits | None = None,
-    matte: tuple[int, int, int] = (255, 255, 255),
     readers: int = 2,
     max_pixels_ahead: int = 48_000_000,
     on_outcome: Callable[[Outcome], None] | None = None,
     keep_records: int = 20,
-    regions: Callable[[Path, tuple[int, int]], np.ndarray] | None = None,
-    names: bool = False,
+    all_images: Sequence[ImageFile] | None = None,
 ) -> RunSummary:
     """Ask the images that are not done yet, and write what the writers write.
 
@@ -127,22 +66,15 @@ def run(
     `results.jsonl` after them, so a run can be stopped at any time and resumed.
 
     Args:
-        predictor: an `Inferencer`, or the like.
+        predict: with the words, tasks and writers.
         images: what to ask.
-        classes: the vocabulary.
         folder: where to, opened.
-        writers: which outputs.
-        tasks: what to ask of each image.
-        templates: prompt templates.
         batch_size: images at a time; results do not depend on it.
-        limits: which images are refused.
-        matte: the colour behind transparent pixels.
         readers: threads that read files ahead of the model.
         max_pixels_ahead: bound on the pixels that wait in memory.
         on_outcome: called after each image, in this thread.
         keep_records: how many records the summary holds.
-        regions: region ids by an image's path and size, such as `ovseg.regions.RegionFolder`.
-        names: whether the predictor wants to know where images lie (`paths=`).
+        all_images: of the whole run, where `images` are one shard of it.
 
     Raises:
         VocabularyError, ConfigError, CheckpointError, MissingDependencyError: the set-up is wrong.
@@ -150,7 +82,8 @@ def run(
     """
     begin = time.perf_counter()
     summary = RunSummary()
-    todo, stems = folder.plan(images, [writer.kind for writer in writers])
+    writers = predict.writers
+    todo, stems = folder.plan(images, [writer.kind for writer in writers], all_images)
     waiting = {image.name for image in todo}
 
     def note(outcome: Outcome) -> None:
@@ -168,37 +101,30 @@ def run(
         if image.name not in waiting:
             note(Outcome(image, folder.records[image.name], skipped=True))
 
-    def read(image: ImageFile) -> np.ndarray:
-        return read_image(image.path, limits=limits, matte=matte)
-
-    def ask(batch: list[tuple[ImageFile, np.ndarray]]) -> list[Answers]:
-        given: dict[str, Any] = {"paths": [str(image.path) for image, _ in batch]} if names else {}
-        if regions is not None:
-            given["regions"] = [regions(image.path, pixels.shape[:2]) for image, pixels in batch]
-        return list(
-            predictor.answers(
-                (pixels for _, pixels in batch),
-                classes,
-                tasks=tasks,
-                batch_size=len(batch),
-                templates=templates,
-                **given,
-            )
-        )
-
-    pending = read_ahead(todo, read, threads=readers, ahead=4 * batch_size, max_pixels=max_pixels_ahead)
+    pending = read_ahead(
+        todo,
+        lambda image: predict.read(image.path),
+        threads=readers,
+        ahead=4 * batch_size,
+        max_pixels=max_pixels_ahead,
+    )
     for chunk in _chunks(pending, 4 * batch_size if batch_size > 1 else 1, max_pixels_ahead):
         for image, result in chunk:
             if isinstance(result, Exception):
-                note(_failed(folder, image, "read", result))
+                note(_failed(folder, image, failure("read", result, str(image.path))))
         good = [(image, result) for image, result in chunk if isinstance(result, np.ndarray)]
         good.sort(key=lambda each: each[1].shape)  # equal sizes make full batches
         for batch in (good[start : start + batch_size] for start in range(0, len(good), batch_size)):
-            for image, pixels, answer, seconds in _asked(ask, batch):
-                if isinstance(answer, Exception):
-                    note(_failed(folder, image, "model", answer))
-                else:
-                    note(_write(folder, image, stems[image.name], pixels, answer, writers, seconds))
+            rows = predict.rows([pixels for _, pixels in batch], [str(image.path) for image, _ in batch])
+            try:
+                for (image, _), row in zip(batch, rows, strict=True):
+                    done = not row.failed
+                    note(_write(folder, image, stems, row, writers) if done else _failed(folder, image, row))
+            except OSError as error:
+                raise OvsegError(
+                    f"cannot write into '{folder.path}': {error.strerror}. What is done is kept: make room "
+                    f"or allow writing, and give the same command again"
+                ) from error
     folder.finish(images)
     summary.seconds = time.perf_counter() - begin
     broken = [each for each in folder.errors.values() if each["stage"] == "model"]
@@ -263,86 +189,27 @@ def _chunks(
         yield chunk
 
 
-def _asked(
-    ask: Callable[[list[tuple[ImageFile, np.ndarray]]], list[Answers]],
-    batch: list[tuple[ImageFile, np.ndarray]],
-) -> Iterator[tuple[ImageFile, np.ndarray, Answers | Exception, float]]:
-    """Answers for a batch; where it fails, for its images one by one."""
-    begin = time.perf_counter()
-    answers: Sequence[Answers | Exception]
-    try:
-        answers = ask(batch)
-        if len(answers) != len(batch):
-            raise RuntimeError(f"{len(answers)} results for {len(batch)} images")
-    except SETUP_ERRORS:
-        raise
-    except Exception as error:
-        if len(batch) > 1:
-            _free_memory()
-            for each in batch:
-                yield from _asked(ask, [each])
-            return
-        answers = [error]
-    seconds = (time.perf_counter() - begin) / len(batch)
-    for (image, pixels), answer in zip(batch, answers, strict=True):
-        yield image, pixels, answer, seconds
-
-
 def _write(
-    folder: RunFolder,
-    image: ImageFile,
-    stem: str,
-    pixels: np.ndarray,
-    answers: Answers,
-    writers: Sequence[Writer],
-    seconds: float,
+    folder: RunFolder, image: ImageFile, stems: Mapping[str, str], row: Row, writers: Sequence[Writer]
 ) -> Outcome:
-    outputs = {}
+    stem = stems[image.name]
+    outputs = {writer.kind: f"{writer.folder}/{stem}{writer.suffix}" for writer in writers}
     try:
-        for writer in writers:
-            outputs[writer.kind] = f"{writer.folder}/{stem}{writer.suffix}"
-            with atomic(folder.path / outputs[writer.kind]) as stream:
-                writer.write(stream, pixels, answers)
-        record = {
-            "image": image.name,
-            "source": describe_source(image.path),
-            "stem": stem,
-            "height": answers.image_hw[0],
-            "width": answers.image_hw[1],
-            "outputs": outputs,
-            **record_of(answers),
-            "seconds": round(seconds, 4),
-        }
+        for kind, path in outputs.items():
+            with atomic(folder.path / path) as stream:
+                stream.write(row.files[kind])
+        where = {"image": image.name, "source": describe_source(image.path), "stem": stem}
+        size = {key: row.record[key] for key in ("height", "width")}
+        record = {**where, **size, "outputs": outputs, **row.record}
         folder.commit(record)
     except OSError as error:
         if error.errno in DISK_ERRORS:
-            raise OvsegError(
-                f"cannot write into '{folder.path}': {error.strerror}. What is done is kept: make room or "
-                f"allow writing, and give the same command again"
-            ) from error
-        return _failed(folder, image, "write", error)
-    except Exception as error:
-        return _failed(folder, image, "write", error)
+            raise
+        return _failed(folder, image, failure("write", error))
     return Outcome(image, record)
 
 
-def _failed(folder: RunFolder, image: ImageFile, stage: str, error: Exception) -> Outcome:
-    reason = str(error).removeprefix(f"{image.path}: ") or type(error).__name__
-    record: Record = {
-        "image": image.name,
-        "source": describe_source(image.path),
-        "stage": stage,
-        "reason": reason,
-    }
-    if not isinstance(error, ImageError | MissingDependencyError):
-        record["error"] = type(error).__name__
-        record["traceback"] = "".join(traceback.format_exception(error))
+def _failed(folder: RunFolder, image: ImageFile, row: Row) -> Outcome:
+    record: Record = {"image": image.name, "source": describe_source(image.path), **row.record}
     folder.fail(record)
     return Outcome(image, record, failed=True)
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

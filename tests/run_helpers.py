@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ovseg.answers import Answers
+from ovseg.batch import BatchPredictor
 from ovseg.inputs import ImageFile, find_images
 from ovseg.outputs.writers import build_writers
 from ovseg.results import Segmentation, void_label
@@ -91,11 +92,9 @@ def go(
         out, {"method": "fake"} if settings is None else settings, VERSIONS, overwrite=overwrite
     ) as folder:
         return run(
-            segmenter or FakeSegmenter(),
+            BatchPredictor(segmenter or FakeSegmenter(), None, build_writers(formats)),
             images if images is not None else find_images([photos]),
-            None,
             folder,
-            build_writers(formats),
             **options,
         )
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from run_helpers import VERSIONS, FakeSegmenter, contents, go, lines, poison, save
 
+from ovseg.batch import BatchPredictor, Writer
 from ovseg.errors import ConfigError, ImageError, OvsegError, VocabularyError
 from ovseg.inputs import ImageFile, find_images
 from ovseg.outputs.label_files import read_labels
@@ -25,7 +26,11 @@ from ovseg.outputs.run_files import class_table
 from ovseg.outputs.writers import build_writers
 from ovseg.records import class_statistics
 from ovseg.run_folder import RunFolder
-from ovseg.runs import Outcome, Writer, read_ahead, run
+from ovseg.runs import Outcome, read_ahead, run
+
+
+def labels_by(write: Any) -> Writer:
+    return Writer("labels", "labels", ".png", write)
 
 
 def test_outputs_are_named_after_the_input(photos: Path, tmp_path: Path) -> None:
@@ -206,7 +211,7 @@ def test_interruption_while_writing(photos: Path, tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with RunFolder(out, {}, VERSIONS) as folder, pytest.raises(KeyboardInterrupt):
-        run(FakeSegmenter(), find_images([photos]), None, folder, [Writer("labels", "labels", ".png", write)])
+        run(BatchPredictor(FakeSegmenter(), None, [labels_by(write)]), find_images([photos]), folder)
     assert contents(out) == {}
 
 
@@ -220,21 +225,21 @@ def test_kill_minus_nine_and_resume(photos: Path, tmp_path: Path) -> None:
         from run_helpers import FakeSegmenter
         from ovseg.inputs import find_images
         from ovseg.run_folder import RunFolder
-        from ovseg.runs import Writer, run
+        from ovseg.batch import BatchPredictor
+        from ovseg.runs import run
         from ovseg.outputs.writers import build_writers
-        good = build_writers(["labels"])[0].write
         count = 0
-        def write(stream, image, result):
+        move = os.replace
+        def replace(source, target):  # the file is whole and has not got its name yet
             global count
-            count += 1
+            count += str(target).endswith(".png")
             if count == 3:
-                stream.write(b"half a file")
-                stream.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
-            good(stream, image, result)
+            move(source, target)
+        os.replace = replace
         with RunFolder({str(out)!r}, {{"method": "fake"}}, {VERSIONS!r}) as folder:
-            run(FakeSegmenter(), find_images([{str(photos)!r}]), None, folder,
-                [Writer("labels", "labels", ".png", write)])
+            predict = BatchPredictor(FakeSegmenter(), None, build_writers(["labels"]))
+            run(predict, find_images([{str(photos)!r}]), folder)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
@@ -252,7 +257,7 @@ def test_full_disk_stops_the_run_with_advice(photos: Path, tmp_path: Path) -> No
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with RunFolder(tmp_path / "out", {}, VERSIONS) as folder, pytest.raises(OvsegError, match="make room"):
-        run(FakeSegmenter(), find_images([photos]), None, folder, [Writer("labels", "labels", ".png", write)])
+        run(BatchPredictor(FakeSegmenter(), None, [labels_by(write)]), find_images([photos]), folder)
 
 
 def test_a_writer_that_fails_for_one_image(photos: Path, tmp_path: Path) -> None:
@@ -262,9 +267,8 @@ def test_a_writer_that_fails_for_one_image(photos: Path, tmp_path: Path) -> None
         stream.write(b"x")
 
     with RunFolder(tmp_path / "out", {}, VERSIONS) as folder:
-        summary = run(
-            FakeSegmenter(), find_images([photos]), None, folder, [Writer("labels", "labels", ".png", write)]
-        )
+        predict = BatchPredictor(FakeSegmenter(), None, [labels_by(write)])
+        summary = run(predict, find_images([photos]), folder)
     assert summary.done == 4
     assert {reason for _, reason in summary.failed} == {"cannot encode"}
     assert len(contents(tmp_path / "out")) == 4

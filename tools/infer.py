@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   python tools/infer.py photos/ --classes "cat, dog, sofa, grass" -o out/
-  python tools/infer.py photos/ --task segment,detect,count --classes "cat, dog" --formats overlay,coco -o out/
+  python tools/infer.py photos/ --task segment,count --classes "cat, dog" --formats overlay,coco -o out/
   python tools/infer.py photos/ --task count --classes "sheep" --cache features/ -o out/
   python tools/infer.py parts/ --task anomaly --good good_parts/ -o out/
   python tools/infer.py parts/ --task anomaly --method winclip --classes bottle -o out/
@@ -262,6 +262,7 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
     images = find_images(arguments.inputs)[: arguments.limit]
 
     from ovseg import __version__
+    from ovseg.batch import BatchPredictor
     from ovseg.console import report
     from ovseg.outputs.run_files import write_class_files, write_run_files
     from ovseg.outputs.writers import build_writers
@@ -306,20 +307,22 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
         write_class_files(folder, vocabulary, chosen, scheme)
         progress.start(len(images))
         summary = run(
-            predictor,
+            BatchPredictor(
+                predictor,
+                vocabulary,
+                chosen,
+                tasks=tasks,
+                templates=templates,
+                limits=Limits(max_pixels=arguments.max_pixels) if arguments.max_pixels else None,
+                matte=matte,
+                regions=regions,
+                names=arguments.proposals not in (None, "sam"),
+            ),
             images,
-            vocabulary,
             folder,
-            chosen,
-            tasks=tasks,
-            templates=templates,
             batch_size=arguments.batch_size or default_batch_size(predictor),
-            limits=Limits(max_pixels=arguments.max_pixels) if arguments.max_pixels else None,
-            matte=matte,
             readers=arguments.readers,
             on_outcome=progress.note,
-            regions=regions,
-            names=arguments.proposals not in (None, "sam"),
         )
         files = write_run_files(folder, images, vocabulary, tasks, formats)
     progress.close()

@@ -8,12 +8,12 @@ from io import TextIOWrapper
 from pathlib import PurePosixPath
 
 from ovseg.answers import Task
+from ovseg.batch import Writer
 from ovseg.inputs import ImageFile
 from ovseg.outputs import coco_files, yolo_files
 from ovseg.outputs.palette import Color, Scheme, class_colors
 from ovseg.results import void_label
 from ovseg.run_folder import CLASSES, RunFolder, atomic
-from ovseg.runs import Writer
 from ovseg.text.kinds import things_of
 from ovseg.text.vocabulary import Vocabulary
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ovseg.answers import Answers, Task
+from ovseg.batch import Writer
 from ovseg.errors import ConfigError, unknown_name
 from ovseg.images import BinaryStream
 from ovseg.outputs import coco_files, label_files, yolo_files
@@ -17,7 +18,6 @@ from ovseg.outputs.drawing import count_overlay, detection_overlay, instance_ove
 from ovseg.outputs.heat_maps import anomaly_overlay
 from ovseg.outputs.palette import Color, Scheme
 from ovseg.outputs.visualize import overlay
-from ovseg.runs import Writer
 
 #: Formats, and the tasks that have them.
 FORMATS: dict[str, tuple[Task, ...]] = {
