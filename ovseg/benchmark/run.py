@@ -12,6 +12,7 @@ from ovseg.benchmark.objects import mean_count_of_val, measure_boxes, measure_co
 from ovseg.benchmark.page import Measured
 from ovseg.benchmark.records import measured
 from ovseg.errors import ConfigError
+from ovseg.scenes.inspection import KINDS
 
 
 def settings_of(
@@ -53,7 +54,8 @@ def measure(settings: dict[str, Any], *, keep: Path | None = None) -> Measured:
 
     Args:
         settings: see `settings_of`.
-        keep: folder where each part and seed is saved, and read back where nothing but the code has changed.
+        keep: folder where each part, product and seed is saved, and read back where nothing but the code has
+            changed.
     """
     seeds, number = settings["seeds"], settings["num_scenes"]
     described = predictor().describe()
@@ -61,12 +63,19 @@ def measure(settings: dict[str, Any], *, keep: Path | None = None) -> Measured:
     parts: dict[str, tuple[Any, dict[str, Any]]] = {
         "counts": (measure_counts, {"num_scenes": number, "mean_count": mean_count}),
         "boxes": (measure_boxes, {"num_scenes": number, "regions": settings["regions"]}),
-        "anomalies": (
-            measure_anomalies,
-            {"num_scenes": settings["num_inspected"], "good": settings["good"]},
-        ),
     }
-    return {
-        part: measured(part, seeds, options | {"models": described}, partial(each, **options), keep)
+    inspected = {"num_scenes": settings["num_inspected"], "good": settings["good"]}
+    for kind in KINDS:
+        parts[kind] = measure_anomalies, inspected | {"kinds": [kind]}
+    found = {
+        part: measured(
+            part.replace(" ", "_"), seeds, options | {"models": described}, partial(each, **options), keep
+        )
         for part, (each, options) in parts.items()
     }
+    inspections = [found.pop(kind) for kind in KINDS]
+    found["anomalies"] = {
+        row: [[record for each in inspections for record in each[row][seed]] for seed in range(len(seeds))]
+        for row in inspections[0]
+    }
+    return found
