@@ -154,7 +154,7 @@ class DenseClipDetector(TrainableModel):
         data = self.detector.data_preprocessor({"inputs": inputs, "data_samples": data_samples}, True)
         pixels, samples = data["inputs"], data["data_samples"]
         found = self.net(pixels)
-        losses = self.detector.loss(found, samples)
+        losses = {name: _total(each) for name, each in self.detector.loss(found, samples).items()}
         if self.score_weight:
             target, mask = box_targets(
                 [sample.gt_instances.bboxes for sample in samples],
@@ -285,6 +285,11 @@ class DetectorPredictor:
                 found.masks,
             )
             yield Answers(found.image_hw, vocabulary.names, detections=kept)
+
+
+def _total(loss: Tensor | Sequence[Tensor]) -> Tensor:
+    """A loss of one part, or of each level."""
+    return loss if isinstance(loss, Tensor) else torch.stack([each.mean() for each in loss]).sum()
 
 
 def with_classes(config: Any, count: int) -> Any:
