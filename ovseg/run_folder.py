@@ -30,6 +30,8 @@ from ovseg.inputs import ImageFile, output_stems
 
 MANIFEST, RESULTS, ERRORS, CLASSES = "run.json", "results.jsonl", "errors.jsonl", "classes.json"
 LOCK = ".ovseg.lock"
+#: Where the parts of a run lie until they are merged.
+SHARDS = "shards"
 FORMAT = "ovseg run 1"
 _TEMPORARY = ".ovseg-*.tmp"
 _counter = itertools.count()
@@ -132,7 +134,8 @@ class RunFolder:
                 raise ValueError(f"its format is not '{FORMAT}'")
             return manifest
         except FileNotFoundError:
-            other = sorted(each.name for each in self.path.iterdir() if not each.name.startswith("."))
+            names = (each.name for each in self.path.iterdir())
+            other = sorted(name for name in names if not name.startswith(".") and name != SHARDS)
             if other and not self.overwrite:
                 raise ConfigError(
                     f"'{self.path}' is not empty and not a run of ovseg (it holds {', '.join(other[:3])}"

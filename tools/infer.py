@@ -170,6 +170,14 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--formats", default="labels,overlay", help="of: labels, overlay, scores, coco, panoptic, yolo"
     )
+    output.add_argument(
+        "--shard", metavar="I/N", help="only part I of N, into a folder of its own; merge_runs.py joins them"
+    )
+    output.add_argument(
+        "--launcher",
+        choices=("pytorch", "slurm"),
+        help="a shard for each process of torchrun or srun",
+    )
     output.add_argument("--opacity", type=float, default=0.55, help="of the overlay's colours, 0 to 1")
     output.add_argument("--no-legend", action="store_true", help="overlays without the legend")
     output.add_argument(
@@ -259,7 +267,10 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
             )
     options = parse_options(arguments.opts)
     matte = parse_color(arguments.matte)
-    images = find_images(arguments.inputs)[: arguments.limit]
+    all_images = find_images(arguments.inputs)[: arguments.limit]
+    shard = shard_of(arguments)
+    images = all_images if shard is None else shard.images(all_images)
+    out = arguments.out if shard is None else shard.folder(arguments.out)
 
     from ovseg import __version__
     from ovseg.batch import BatchPredictor
@@ -300,10 +311,12 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
         "regions": None if arguments.regions is None else str(arguments.regions),
         "matte": list(matte),
     }
-    folder = RunFolder(arguments.out, settings, versions, overwrite=arguments.overwrite)
+    folder = RunFolder(out, settings, versions, overwrite=arguments.overwrite)
     with folder:
         for notice in folder.notices:
             print(notice, file=sys.stderr)
+        if shard is not None:
+            shard.note(folder, images)
         write_class_files(folder, vocabulary, chosen, scheme)
         progress.start(len(images))
         summary = run(
@@ -323,17 +336,38 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
             batch_size=arguments.batch_size or default_batch_size(predictor),
             readers=arguments.readers,
             on_outcome=progress.note,
+            all_images=all_images,
         )
         files = write_run_files(folder, images, vocabulary, tasks, formats)
     progress.close()
     report(
         summary,
         len(images),
-        arguments.out,
+        out,
         [*dict.fromkeys(each.folder for each in chosen), *files],
         quiet=arguments.quiet,
     )
     return 1 if summary.failed else 0
+
+
+def shard_of(arguments: argparse.Namespace) -> Any:
+    """The part of the run that this process does; None: all of it. Sets the GPU of a launched process."""
+    from ovseg import shards
+    from ovseg.errors import ConfigError
+
+    if arguments.shard is not None and arguments.launcher is not None:
+        raise ConfigError("--shard and --launcher both say which part this process does: give one of them")
+    if arguments.shard is not None:
+        return shards.parse_shard(arguments.shard)
+    if arguments.launcher is None:
+        return None
+    shard, local = shards.launched(arguments.launcher)
+    if arguments.device in ("auto", "cuda"):
+        import torch
+
+        if torch.cuda.is_available():
+            arguments.device = f"cuda:{local % torch.cuda.device_count()}"
+    return shard
 
 
 def words_of(arguments: argparse.Namespace) -> tuple[Vocabulary, Any]:

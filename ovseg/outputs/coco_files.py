@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from io import TextIOBase
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def categories(names: Sequence[str], things: Sequence[bool | None] = ()) -> list
 
 
 def join(
-    stream: TextIO, task: str, parts: Iterable[tuple[str, Part]], classes: Sequence[dict[str, Any]]
+    stream: TextIOBase, task: str, parts: Iterable[tuple[str, Part]], classes: Sequence[dict[str, Any]]
 ) -> None:
     """Writes a run's file of one task, image by image.
 
