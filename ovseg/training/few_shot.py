@@ -20,7 +20,7 @@ from ovseg.training.gda import STRENGTHS, GaussianSums, best_strength
 #: Groups of images that take turns in being left out while the strength is chosen.
 FOLDS = 5
 #: Where there is nothing to choose it by, because every class has a single image.
-DEFAULT_STRENGTH = 0.1
+DEFAULT_STRENGTH = 0.3
 
 
 @dataclass(frozen=True)
@@ -108,20 +108,15 @@ def fit_prototypes(
         raise ConfigError(
             "no patch of any example lies inside a labelled part: give larger examples, or a lower share"
         )
-    shape = len(bank.names), images[0].features.shape[1]
-    sums = [GaussianSums(*shape) for _ in range(min(FOLDS, len(images)))]
-    # images come class by class, so neighbours go to different folds
-    for index, each in enumerate(images):
-        sums[index % len(sums)].add(each.features, each.classes)
-    everything = GaussianSums(*shape)
-    for fold in sums:
-        everything = everything.plus(fold)
+    everything = GaussianSums(len(bank.names), images[0].features.shape[1])
+    for each in images:
+        everything.add(each.features, each.classes)
     facts: dict[str, Any] = {
         "images": len(images),
         "patches": {bank.names[k]: int(everything.count[k]) for k in everything.seen.tolist()},
     }
     if strength is None:
-        strength, accuracies = _choose(images, sums, everything)
+        strength, accuracies = _choose(images, everything)
         if accuracies:
             facts["left_out_accuracy"] = {"words": accuracies[0], "with_examples": max(accuracies[1:])}
             note(
@@ -137,20 +132,31 @@ def fit_prototypes(
     )
 
 
-def _choose(
-    images: list[Cells], sums: list[GaussianSums], everything: GaussianSums
-) -> tuple[float, tuple[float, ...]]:
-    """The best strength on images left out, and the accuracies of words alone and of each strength."""
+def _choose(images: list[Cells], everything: GaussianSums) -> tuple[float, tuple[float, ...]]:
+    """The best strength on images left out, and the accuracies of words alone and of each strength.
+
+    Where some classes of the vocabulary have no examples, as large a share of the others does without in each
+    turn: a strength that lets examples win against all that has only words is found out.
+    """
+    seen, names = everything.seen, len(everything.count)
+    hidden = min(-(-len(seen) * (names - len(seen)) // names), len(seen) - 1)
     words, examples, classes = [], [], []
-    for fold, left_out in enumerate(sums):
-        rest = everything.without(left_out)
-        mine = images[fold :: len(sums)]
-        known = torch.cat([torch.isin(each.classes, rest.seen) for each in mine])
-        if not known.any() or float(rest.count.sum()) < 2:
-            continue
+    folds = min(FOLDS, len(images))
+    for fold in range(folds):  # images come class by class, so neighbours go to different folds
+        by_words = seen.roll(-fold * max(hidden, 1))[:hidden]
+        rest = GaussianSums(*everything.total.shape)
+        for index, each in enumerate(images):
+            kept = ~torch.isin(each.classes, by_words)
+            if index % folds != fold and kept.any():
+                rest.add(each.features[kept], each.classes[kept])
+        mine = images[fold::folds]
+        taught = torch.cat([torch.isin(each.classes, rest.seen) for each in mine])
+        if not taught.any() or float(rest.count.sum()) < 2:
+            continue  # nothing here that examples could get right
+        known = taught | torch.cat([torch.isin(each.classes, by_words) for each in mine])
         weights, bias = rest.fit().ratios()
         features = torch.cat([each.features for each in mine])[known]
-        found = torch.zeros(len(features), len(rest.count))
+        found = torch.zeros(len(features), names)
         found[:, rest.seen] = features @ weights.T + bias
         examples.append(found)
         words.append(torch.cat([each.words for each in mine])[known])

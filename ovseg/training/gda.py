@@ -52,7 +52,7 @@ class GaussianClassifier:
 
 
 class GaussianSums:
-    """What has been seen of each class: counts, sums, products. Sums of two sets add up.
+    """What has been seen of each class: counts, sums, products.
 
     Args:
         num_classes: K.
@@ -76,20 +76,6 @@ class GaussianSums:
         self.total.index_add_(0, classes, values)
         self.products += values.T @ values
         return self
-
-    def plus(self, others: GaussianSums) -> GaussianSums:
-        """Both together."""
-        both = GaussianSums(*self.total.shape)
-        both.count, both.total = self.count + others.count, self.total + others.total
-        both.products = self.products + others.products
-        return both
-
-    def without(self, others: GaussianSums) -> GaussianSums:
-        """The same without some of the samples."""
-        rest = GaussianSums(*self.total.shape)
-        rest.count, rest.total = self.count - others.count, self.total - others.total
-        rest.products = self.products - others.products
-        return rest
 
     @property
     def seen(self) -> Int[Tensor, " k"]:

@@ -135,20 +135,13 @@ def test_cells_lie_in_their_masks() -> None:
 def test_sums_are_what_a_plain_calculation_gives() -> None:
     generator = torch.Generator().manual_seed(0)
     features, classes = torch.randn(60, 5, generator=generator), torch.arange(60) % 3
-    ours = (
-        GaussianSums(3, 5)
-        .add(features[:25], classes[:25])
-        .plus(GaussianSums(3, 5).add(features[25:], classes[25:]))
-    )
+    ours = GaussianSums(3, 5).add(features[:25], classes[:25]).add(features[25:], classes[25:])
     means = torch.stack([features[classes == k].mean(dim=0) for k in range(3)])
     covariance = torch.cov((features - means[classes]).T)
     precision = 59 * torch.linalg.inv(59 * covariance + covariance.trace() * torch.eye(5))
     expected = features @ precision @ means.T - 0.5 * (means @ precision * means).sum(dim=1)
     found = ours.fit().logits(features)
     torch.testing.assert_close(found + torch.tensor(3.0).log(), expected, rtol=1e-4, atol=1e-4)
-    rest = ours.without(GaussianSums(3, 5).add(features[25:], classes[25:])).fit()
-    alone = GaussianSums(3, 5).add(features[:25], classes[:25]).fit()
-    torch.testing.assert_close(rest.weights, alone.weights, rtol=1e-3, atol=1e-4)
 
 
 def painted(classes: list[int], seed: int = 0) -> list[Cells]:
@@ -170,12 +163,26 @@ def test_examples_outweigh_words_that_are_wrong() -> None:
     assert made.names == ("class0", "class1", "class2")
     assert made.facts["patches"] == dict.fromkeys(made.names, 20)
     assert made.facts["left_out_accuracy"]["words"] == 0
-    assert made.facts["left_out_accuracy"]["with_examples"] == 1
+    assert made.facts["left_out_accuracy"]["with_examples"] > 0.6  # one class in turn has words alone
     for cells in painted([0, 1, 2], seed=5):
         grid = cells.features.T[None, :, None]
         logits = cells.words.T + made.logits(grid, bank.names)[0, :, 0]
         assert logits.argmax(dim=0).tolist() == cells.classes.tolist()
     assert not made.logits(torch.randn(1, 32, 2, 2), bank.names)[:, 3].any()  # no examples: words alone
+
+
+def test_examples_leave_room_for_classes_of_words_alone() -> None:
+    """Words are right here: a strength that lets examples win against them is not chosen."""
+    images = [
+        Cells(each.features, each.classes, 3.0 * F.one_hot(each.classes, 4).float())
+        for each in painted([0, 0, 0, 1, 1, 1])
+    ]
+    bank = random_bank((1, 1, 1, 1))
+    made = fit_prototypes(images, bank)
+    (cells,) = painted([2], seed=5)  # class 2 has words alone
+    logits = 3.0 * F.one_hot(cells.classes, 4).float().T
+    logits = logits + made.logits(cells.features.T[None, :, None], bank.names)[0, :, 0]
+    assert logits.argmax(dim=0).tolist() == cells.classes.tolist()
 
 
 def test_single_images_leave_the_strength_as_it_is() -> None:
