@@ -9,6 +9,7 @@ model = dict(
     method=dict(short_side=224, crop=112, stride=56),
     vocabulary=dict(type="SceneClasses"),
     templates="simple",
+    proposals=dict(type="sam", points_per_side=8, pred_iou_thresh=0.4, stability_score_thresh=0.4),
 )
 optim_wrapper = dict(
     type="OptimWrapper",
