@@ -6,7 +6,6 @@ Thin on purpose: arguments here, the work in `ovseg.training.few_shot`. `docs/fe
 from __future__ import annotations
 
 import argparse
-import ast
 import sys
 from pathlib import Path
 from typing import Any
@@ -141,6 +140,8 @@ def build(arguments: argparse.Namespace) -> Any:
     names = ("encoder", "guide", "sam", "saliency", "convolutions")
     common = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     common |= {"device": arguments.device, "dtype": arguments.dtype}
+    from ovseg.arguments import parse_options
+
     options = parse_options(arguments.opts)
     if arguments.method.endswith(".py"):
         from ovseg.mm.build import inferencer_from_config, load_config
@@ -150,22 +151,6 @@ def build(arguments: argparse.Namespace) -> Any:
     from ovseg.inferencer import Inferencer
 
     return Inferencer(arguments.method, weights=arguments.weights, **common, **options)
-
-
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` with Python values; what is no Python value is text."""
-    from ovseg.errors import ConfigError
-
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--opts got '{pair}': expected KEY=VALUE, as in short_side=448")
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = {"true": True, "false": False, "none": None}.get(value.lower(), value)
-    return options
 
 
 if __name__ == "__main__":

@@ -6,9 +6,6 @@ Thin on purpose: arguments here, the work in `ovseg`. `docs/infer.md` has the de
 from __future__ import annotations
 
 import argparse
-import ast
-import re
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +37,13 @@ The same command again finishes a stopped run and tries failed images once more.
 
 
 def build_parser() -> argparse.ArgumentParser:
+    from ovseg.arguments import HelpFormatter
+
     parser = argparse.ArgumentParser(
         prog="infer.py",
         description="Name anything in words: find it in images, box it, count it, see what is wrong with it.",
         epilog=EXAMPLES,
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="images: files, folders (recursive), globs, or .txt lists"
@@ -195,16 +194,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=min(110, shutil.get_terminal_size().columns))
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        unset = any(action.default is each for each in (None, False)) or action.default == []
-        quiet = unset or "default" in (action.help or "")
-        return action.help if quiet else super()._get_help_string(action)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
     arguments = build_parser().parse_args(argv)
@@ -243,6 +232,7 @@ def is_usage_error(error: Exception) -> bool:
 
 def _run(arguments: argparse.Namespace, progress: Progress) -> int:
     from ovseg.answers import check_tasks
+    from ovseg.arguments import parse_color, parse_options
     from ovseg.errors import ConfigError
     from ovseg.images import Limits
     from ovseg.inputs import find_images
@@ -462,33 +452,6 @@ def is_config(method: str) -> bool:
 def default_batch_size(predictor: Any) -> int:
     """1 on a CPU, where batches gain nothing, and 8 elsewhere."""
     return 1 if predictor.device.type == "cpu" else 8
-
-
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` with Python values; what is no Python value is text."""
-    from ovseg.errors import ConfigError
-
-    names = {"true": True, "false": False, "none": None}
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not all(part.isidentifier() for part in key.split(".")):
-            raise ConfigError(f"--opts got '{pair}': expected KEY=VALUE, as in short_side=448")
-        try:
-            options[key] = names[value.lower()] if value.lower() in names else ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
-    return options
-
-
-def parse_color(text: str) -> tuple[int, int, int]:
-    """`#rrggbb` as numbers."""
-    from ovseg.errors import ConfigError
-
-    if not re.fullmatch("#?[0-9a-fA-F]{6}", text):
-        raise ConfigError(f"--matte is '{text}': expected a colour such as #ffffff")
-    digits = text.removeprefix("#")
-    return int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Thin on purpose: arguments and tables here, the work in `ovseg.mm`.
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import sys
 from itertools import product
@@ -124,7 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     from ovseg.errors import OvsegError
 
     try:
-        options = parse_options(arguments.cfg_options)
+        from ovseg.arguments import parse_options
+
+        options = parse_options(arguments.cfg_options, "--cfg-options")
         if any(each.endswith(".py") for each in arguments.what):
             return test_config(arguments, options)
         if arguments.heads:
@@ -136,22 +137,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped: nothing was measured", file=sys.stderr)
         return 130
-
-
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` pairs; a value is a Python literal, else text."""
-    from ovseg.errors import ConfigError
-
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--cfg-options takes KEY=VALUE, got '{pair}'")
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
-    return options
 
 
 def test_config(arguments: argparse.Namespace, options: dict[str, Any]) -> int:

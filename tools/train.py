@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import sys
 from pathlib import Path
@@ -106,12 +105,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(arguments: argparse.Namespace, work_dir: Path) -> int:
     """A config through mmengine's Runner."""
+    from ovseg.arguments import parse_options
     from ovseg.mm import load_config
     from ovseg.mm.train import prepare_training, run_training
 
     os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
     config = prepare_training(
-        load_config(arguments.config, parse_options(arguments.cfg_options)),
+        load_config(arguments.config, parse_options(arguments.cfg_options, "--cfg-options")),
         work_dir=work_dir,
         resume=arguments.resume,
         amp=arguments.amp,
@@ -136,22 +136,6 @@ def report(config: str, trained: Any) -> None:
         f"\nmeasure it:  python tools/test.py {config} {checkpoint}\n"
         f"use it:      python tools/infer.py IMAGES --method {config} --weights {checkpoint}"
     )
-
-
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` pairs; a value is a Python literal, else text."""
-    from ovseg.errors import ConfigError
-
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--cfg-options takes KEY=VALUE, got '{pair}'")
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
-    return options
 
 
 if __name__ == "__main__":
