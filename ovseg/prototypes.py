@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,10 +28,11 @@ MADE_WITH = ("encoder", "weights_sha256", "method", "options", "parts")
 
 @dataclass(frozen=True)
 class VisualPrototypes:
-    """Log ratios "this class : any class", linear in a unit feature: `strength * (weights f + bias)`.
+    """What examples say of C classes: `log softmax(strength * (weights f + bias)) + log C`.
 
-    They are added to the logits of their classes. A class without examples gets nothing, and so stands as
-    its words make it.
+    That is how many times likelier than by chance each is for a unit feature `f`. It is added to the logits
+    of these classes. A class without examples gets nothing and stands as its words make it; examples can win
+    against it by `log C` at most, however strong they are.
 
     Attributes:
         names: the C classes that had examples.
@@ -77,7 +79,7 @@ class VisualPrototypes:
                 f"use the encoder that they were made with"
             )
         found = torch.einsum("bdhw,cd->bchw", grid.float(), self.weights.to(grid.device))
-        found = self.strength * (found + self.bias.to(grid.device)[:, None, None])
+        found = evidence(found + self.bias.to(grid.device)[:, None, None], self.strength)
         place = {name: index for index, name in enumerate(self.names)}
         none = len(self.names)
         rows = torch.tensor([place.get(name, none) for name in names], device=grid.device)
@@ -175,6 +177,11 @@ class VisualPrototypes:
         if not (made.weights.isfinite().all() and made.bias.isfinite().all()):
             raise VocabularyError(f"{prefix}`prototypes` hold numbers that are not finite: make them again")
         return made
+
+
+def evidence(logits: Float[Tensor, "B C *space"], strength: float) -> Float[Tensor, "B C *space"]:
+    """What is added to the logits of words, of what `weights f + bias` is; see `VisualPrototypes`."""
+    return (strength * logits).log_softmax(dim=1) + math.log(logits.shape[1])
 
 
 def _plain(value: Any) -> Any:

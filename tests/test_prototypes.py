@@ -34,8 +34,9 @@ def test_they_add_to_the_logits_of_their_classes_alone(method: str) -> None:
     found = scorer.refined(scorer.score(features, replace(bank, prototypes=given)), features)
     added = found.logits - plain.logits
     grid = features.grid[0].flatten(1)
+    likely = (0.5 * (given.weights @ grid + given.bias[:, None])).softmax(dim=0)
     for place, row in ((0, 1), (3, 0)):  # queries of class0 and of class2
-        expected = 0.5 * (given.weights[row] @ grid + given.bias[row])
+        expected = (2 * likely[row]).log()
         torch.testing.assert_close(added[0, place].flatten(), expected, rtol=1e-3, atol=1e-3)
     assert torch.equal(found.cosine[:, 1:3], plain.cosine[:, 1:3])  # both queries of class1
 

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ovseg.errors import ConfigError
-from ovseg.prototypes import VisualPrototypes
+from ovseg.prototypes import VisualPrototypes, evidence
 from ovseg.scorer import Scorer
 from ovseg.structures import DenseFeatures, TextBank
-from ovseg.training.gda import STRENGTHS, GaussianSums, best_strength
+from ovseg.training.gda import STRENGTHS, GaussianSums, accuracy
 
 #: Groups of images that take turns in being left out while the strength is chosen.
 FOLDS = 5
@@ -126,10 +126,9 @@ def fit_prototypes(
             )
         else:
             note(f"strength {strength:g}: too few images to leave some out and compare")
-    weights, bias = everything.fit().ratios()
-    return VisualPrototypes(
-        tuple(bank.names[k] for k in everything.seen.tolist()), weights, bias, strength, facts=facts
-    )
+    taught = everything.fit()
+    names = tuple(bank.names[k] for k in everything.seen.tolist())
+    return VisualPrototypes(names, taught.weights, taught.bias, strength, facts=facts)
 
 
 def _choose(images: list[Cells], everything: GaussianSums) -> tuple[float, tuple[float, ...]]:
@@ -154,15 +153,16 @@ def _choose(images: list[Cells], everything: GaussianSums) -> tuple[float, tuple
         if not taught.any() or float(rest.count.sum()) < 2:
             continue  # nothing here that examples could get right
         known = taught | torch.cat([torch.isin(each.classes, by_words) for each in mine])
-        weights, bias = rest.fit().ratios()
-        features = torch.cat([each.features for each in mine])[known]
-        found = torch.zeros(len(features), names)
-        found[:, rest.seen] = features @ weights.T + bias
-        examples.append(found)
+        found = rest.fit().logits(torch.cat([each.features for each in mine])[known])
+        added = torch.zeros(len(STRENGTHS), len(found), names)
+        for row, strength in zip(added, STRENGTHS, strict=True):
+            row[:, rest.seen] = evidence(found, strength)
+        examples.append(added)
         words.append(torch.cat([each.words for each in mine])[known])
         classes.append(torch.cat([each.classes for each in mine])[known])
     if not classes:
         return DEFAULT_STRENGTH, ()
-    parts = torch.cat(words), torch.cat(examples), torch.cat(classes)
-    best, accuracies = best_strength(*parts, STRENGTHS)
-    return best, (*best_strength(*parts, (0.0,))[1], *accuracies)
+    truth, by_word = torch.cat(classes), torch.cat(words)
+    accuracies = [accuracy(by_word + each, truth) for each in torch.cat(examples, dim=1)]
+    best = STRENGTHS[accuracies.index(max(accuracies))]
+    return best, (accuracy(by_word, truth), *accuracies)

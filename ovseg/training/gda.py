@@ -34,21 +34,14 @@ class GaussianClassifier:
     Attributes:
         weights: `(K, D)`.
         bias: `(K,)`.
-        centre: weights and bias `(D + 1,)` of a Gaussian around the mean of the class means: "any class".
     """
 
     weights: Float[Tensor, "K D"]
     bias: Float[Tensor, " K"]
-    centre: Float[Tensor, " E"]
 
     def logits(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
         """Logarithm of the joint probability of class and feature, up to what all classes share."""
         return features @ self.weights.T + self.bias
-
-    def ratios(self) -> tuple[Float[Tensor, "K D"], Float[Tensor, " K"]]:
-        """Weights and bias of the log ratio to "any class", which is 0 on average and has no prior."""
-        prior = -torch.log(torch.tensor(float(len(self.bias))))
-        return self.weights - self.centre[:-1], self.bias - prior - self.centre[-1]
 
 
 class GaussianSums:
@@ -98,13 +91,9 @@ class GaussianSums:
         shrunk = scatter + covariance.trace() * torch.eye(dim, dtype=torch.float64)
         factor = dim if as_published else max(dim, number - 1)
         precision = factor * torch.linalg.pinv(shrunk, hermitian=True)
-        rows = torch.cat([means, means.mean(dim=0, keepdim=True)])
-        weights = rows @ precision
-        bias = -0.5 * (weights * rows).sum(dim=1)
-        prior = torch.log(torch.tensor(float(len(means)), dtype=torch.float64))
-        return GaussianClassifier(
-            weights[:-1].float(), (bias[:-1] - prior).float(), torch.cat([weights[-1], bias[-1:]]).float()
-        )
+        weights = means @ precision
+        prior = -torch.log(torch.tensor(float(len(means)), dtype=torch.float64))
+        return GaussianClassifier(weights.float(), (prior - 0.5 * (weights * means).sum(dim=1)).float())
 
 
 def accuracy(logits: Float[Tensor, "N K"], classes: Int[Tensor, " N"], *, per_class: bool = True) -> float:
