@@ -17,7 +17,7 @@ def test_python_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.chdir(ROOT)
     names: dict = {}
     exec(compile(example, "README.md", "exec"), names)
-    assert "{" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("{") == 3
     assert names["labels"].shape == names["bear"].shape
     assert 0 < names["bear"].mean() < 0.5
 
