@@ -22,8 +22,7 @@ class LabelImages:
 
     Attributes:
         images, labels: folders.
-        highest: the labels are 0 to this.
-        void: 255 may stand for what is not known.
+        highest: the labels are 0 to this, and 255, which is not evaluated.
         image_suffix, label_suffix: what follows a pair's common name.
         listing: a file that names the pairs; without one, the folder's images are the split.
         made_by: what writes the labels from the published ones.
@@ -32,7 +31,6 @@ class LabelImages:
     images: str
     labels: str
     highest: int
-    void: bool = False
     image_suffix: str = ".jpg"
     label_suffix: str = ".png"
     listing: str = ""
@@ -99,11 +97,10 @@ class LabelImages:
         if numbers.shape != size[::-1]:
             return f"{label} is {numbers.shape[0]}x{numbers.shape[1]}, its image {size[1]}x{size[0]} (HxW)"
         values = np.unique(numbers)
-        wrong = values[(values > self.highest) & ~((values == VOID) & self.void)]
+        wrong = values[(values > self.highest) & (values != VOID)]
         if not len(wrong):
             return None
-        void = f" and {VOID}" if self.void else ""
-        return f"{label} holds {', '.join(map(str, wrong[:3]))}: expected 0 to {self.highest}{void}"
+        return f"{label} holds {', '.join(map(str, wrong[:3]))}: expected 0 to {self.highest}, and {VOID}"
 
 
 def names_in(folder: Path, suffix: str) -> set[str]:

@@ -64,7 +64,7 @@ class Report:
             return
         shown = sorted(items)[:SHOWN]
         more = f" and {len(items) - SHOWN:,} more" if len(items) > SHOWN else ""
-        self.problems.append(f"{len(items):,} {what}: {', '.join(shown)}{more}")
+        self.problems.append(f"{what} ({len(items):,}): {', '.join(shown)}{more}")
 
     def has(self, path: str, *, hint: str = "") -> bool:
         """Whether a file or folder below the root is there; its absence is a problem.
