@@ -237,6 +237,8 @@ class Inferencer:
             templates: a template set's name, or templates with one `{}` each.
         """
         vocabulary = Vocabulary.parse(classes)
+        if vocabulary.prototypes is not None:
+            vocabulary.prototypes.check(self.describe())
 
         def encode() -> TextBank:
             bank = self.text_encoder.bank(
