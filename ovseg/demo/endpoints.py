@@ -26,30 +26,24 @@ class Endpoints:
 
     def segment(self, image, words, background, threshold, method, encoder):
         """A class for every pixel: overlay, files (labels, COCO, scores), shares by class."""
-        return self._answer("segment", image, words, background, threshold, method, encoder)
+        return self._answer("segment", locals())
 
     def detect(self, image, words, background, threshold, method, encoder):
         """Boxes with masks: overlay, files (COCO), objects and their numbers."""
-        return self._answer("detect", image, words, background, threshold, method, encoder)
+        return self._answer("detect", locals())
 
     def count(self, image, words, background, threshold, method, encoder):
         """How many of each: overlay, files (densities), numbers by class."""
-        return self._answer("count", image, words, background, threshold, method, encoder)
+        return self._answer("count", locals())
 
-    def anomaly(self, image, words, background, threshold, method, encoder, good):
+    def anomaly(self, image, words, background, threshold, method, encoder, good=None):
         """What is out of order, by words or by good images: overlay, files (map), score and verdict."""
-        return self._answer("anomaly", image, words, background, threshold, method, encoder, good)
+        return self._answer("anomaly", locals())
 
-    def _answer(
-        self, task: Task, image: Any, words: Any, background: Any, threshold: Any, method: Any, encoder: Any,
-        good: Any = None,
-    ) -> tuple[Any, list[str], dict[str, Any]]:  # fmt: skip
+    def _answer(self, task: Task, given: dict[str, Any]) -> tuple[Any, list[str], dict[str, Any]]:
         handlers = self.handlers
-        opacity = handlers.defaults.opacity
         try:
-            question = handlers.question(
-                image, words, background, threshold, opacity, method, encoder, None, None, None, task, good
-            )
+            question = handlers.question({**given, "tab": task})
             answers = handlers.at_own_size(question)
             picture = drawing.picture_of(question.picture.pixels, answers, task, question.settings)
             return picture, handlers.written(question), drawing.summary_of(answers, task)

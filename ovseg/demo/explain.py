@@ -69,10 +69,10 @@ def explain(
     [(_, _, probability)] = list(score_map.tiles(0, (1, 1)))
     cosine = score_map.per_class(here.apply(score_map.cosine[0]))
     order = probability.flatten().argsort(descending=True).tolist()
-    alike = {f"{settings.method}: features alike to this spot": _features_alike(features, here, whole)}
+    alike = {"features alike to the spot": _features_alike(features, here, whole)}
     row = _affinity_row(engine, model, picture, (settings.method, settings.encoder), spot_xy)
     if row is not None:
-        alike["affinity: what this patch is mixed with"] = row
+        alike["affinity of its patch"] = row
     return Spot(
         tuple(bank.names[k] for k in order),
         tuple(probability.flatten()[order].tolist()),

@@ -49,6 +49,11 @@ class Question:
     good: tuple[Picture, ...]
 
 
+def named(raw: Sequence[Any]) -> dict[str, Any]:
+    """Values of `Page.inputs` by name."""
+    return dict(zip(INPUTS, raw, strict=True))
+
+
 def task_of(settings: Settings) -> Task:
     """What the tab asks: features and comparisons are of segmentation."""
     return settings.tab if settings.tab in TASK_TABS else "segment"
@@ -84,93 +89,47 @@ class Handlers:
         self.downloads = downloads
         self._writing = Lock()
 
-    def run(
-        self, image, words, background, threshold, opacity, method, encoder, other, colorblind, example, tab,
-        good, request: gr.Request, progress=gr.Progress(),  # noqa: B008  (Gradio finds it by its default)
-    ) -> Updates:  # fmt: skip
-        """Answers what the page asks, in the tab that is shown."""
-        given = (
-            image,
-            words,
-            background,
-            threshold,
-            opacity,
-            method,
-            encoder,
-            other,
-            colorblind,
-            example,
-            tab,
-        )
-        start = time.perf_counter()
+    def run(self, request: gr.Request, progress=gr.Progress(), *raw: Any) -> Updates:  # noqa: B008
+        """Answers what the page asks, in the tab that is shown. `raw` are the values of `Page.inputs`."""
+        given, start = named(raw), time.perf_counter()
 
         def answer() -> Updates:
-            question = self.question(*given, good)
+            question = self.question(given)
             updates = self._answer(question, lambda share, text: progress(share, desc=text), start)
             return updates | {self.page.link: self.link(question.settings, request)}
 
-        if image is None:
-            return self._cleared(tab) | {self.page.status: f'<p class="status">{NO_IMAGE}</p>'}
-        return self._told(answer, self._cleared(tab))
+        cleared = self._cleared(given["tab"])
+        if given["image"] is None:
+            return cleared | {self.page.status: f'<p class="status">{NO_IMAGE}</p>'}
+        return self._told(answer, cleared)
 
-    def spot(
-        self, image, words, background, threshold, opacity, method, encoder, other, colorblind, example, tab,
-        good, event: gr.SelectData,
-    ) -> Updates:  # fmt: skip
+    def spot(self, event: gr.SelectData, *raw: Any) -> Updates:
         """Explains the point that was clicked."""
-        given = (
-            image,
-            words,
-            background,
-            threshold,
-            opacity,
-            method,
-            encoder,
-            other,
-            colorblind,
-            example,
-            tab,
-        )
 
         def answer() -> Updates:
-            question = self.question(*given, good)
+            question = self.question(named(raw))
+            picture, settings = question.picture, question.settings
             x, y = (int(each) for each in event.index)
-            task = task_of(question.settings)
-            found = explain(self.engine, question.picture, question.settings, task, (x, y))
-            heat = [
-                (heat_picture(question.picture.shown, each, (x, y)), title)
-                for title, each in found.alike.items()
-            ]
-            return {self.page.spot: drawing.bars_of(found), self.page.alike: heat}
+            found = explain(self.engine, picture, settings, task_of(settings), (x, y))
+            heat = [(heat_picture(picture.shown, each, (x, y)), title) for title, each in found.alike.items()]
+            return {
+                self.page.spot: drawing.bars_of(found),
+                self.page.alike: gr.Gallery(heat, visible=True),
+            }
 
         return self._told(answer, {})
 
-    def files(
-        self, image, words, background, threshold, opacity, method, encoder, other, colorblind, example, tab,
-        good, progress=gr.Progress(),  # noqa: B008
-    ) -> Updates:  # fmt: skip
+    def files(self, progress=gr.Progress(), *raw: Any) -> Updates:  # noqa: B008
         """Writes the files of the answer that is shown."""
-        given = (
-            image,
-            words,
-            background,
-            threshold,
-            opacity,
-            method,
-            encoder,
-            other,
-            colorblind,
-            example,
-            tab,
-        )
 
         def answer() -> Updates:
-            if image is None:
+            given = named(raw)
+            if given["image"] is None:
                 raise ImageError(NO_IMAGE)
             progress(0.3, desc="Writing files")
-            return {self.page.files: self.written(self.question(*given, good))}
+            return {self.page.files: gr.File(self.written(self.question(given)), visible=True)}
 
-        return self._told(answer, {self.page.files: None})
+        return self._told(answer, {self.page.files: gr.File(None, visible=False)})
 
     def load(self, request: gr.Request) -> Updates:
         """The page as its link says."""
@@ -228,17 +187,17 @@ class Handlers:
             page.other: self._method_list(encoder, other),
         }
 
-    def question(
-        self, image, words, background, threshold, opacity, method, encoder, other, colorblind, example, tab,
-        good,
-    ) -> Question:  # fmt: skip
-        """Inputs, checked and read."""
-        settings = Settings.from_inputs(
-            words=words, background=background, threshold=threshold, opacity=opacity, method=method,
-            encoder=encoder, other=other, colorblind=colorblind, example=example, tab=tab,
-        )  # fmt: skip
+    def question(self, given: Mapping[str, Any]) -> Question:
+        """Inputs by name, checked and read.
+
+        Raises:
+            ConfigError: a setting of another type or range.
+            ImageError: an image is no upload, or cannot be read.
+        """
+        settings = Settings.from_inputs(**given)
+        good = given.get("good")
         files = good if settings.tab == "anomaly" and isinstance(good, list) else []
-        picture = self.engine.read(self.uploaded(image))
+        picture = self.engine.read(self.uploaded(given["image"]))
         return Question(picture, settings, tuple(self.engine.read(self.uploaded(each)) for each in files))
 
     def uploaded(self, file: Any) -> Path:
@@ -281,7 +240,11 @@ class Handlers:
     def _answer(self, question: Question, note: Callable[[float, str], Any], start: float) -> Updates:
         page, picture, settings, tab = self.page, question.picture, question.settings, question.settings.tab
         asked = None
-        fresh: Updates = {page.spot: SPOT_HINT, page.alike: [], page.files: None}
+        fresh: Updates = {
+            page.spot: SPOT_HINT,
+            page.alike: gr.Gallery([], visible=False),
+            page.files: gr.File(None, visible=False),
+        }
         if tab == "features":
             fresh |= self._features(question, note)
         elif tab == "compare":

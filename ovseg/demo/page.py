@@ -140,7 +140,7 @@ def build_page(
             )
             with gr.Row():
                 threshold = gr.Slider(
-                    0.0, 1.0, defaults.threshold, step=0.01, label="Least probability", min_width=130,
+                    0.0, 1.0, defaults.threshold, step=0.01, label="Threshold", min_width=130,
                     buttons=[], elem_id="threshold",
                 )  # fmt: skip
                 opacity = gr.Slider(
@@ -198,13 +198,15 @@ def build_page(
                         elem_id="slider",
                     )
             with gr.Accordion("Explain a point", open=True, elem_id="explain"), gr.Row(equal_height=False):
-                spot = gr.HTML(SPOT_HINT, elem_id="spot")
+                spot = gr.HTML(SPOT_HINT, elem_id="spot", scale=4, min_width=280)
                 alike = gr.Gallery(
                     label="Alike to the point",
                     columns=2,
-                    height=230,
+                    height=250,
                     object_fit="contain",
                     format="jpeg",
+                    scale=5,
+                    visible=False,
                     interactive=False,
                     buttons=["fullscreen"],
                     elem_id="alike",
@@ -215,6 +217,7 @@ def build_page(
                     label="Labels, overlay, COCO, scores",
                     file_count="multiple",
                     interactive=False,
+                    visible=False,
                     elem_id="files",
                 )
                 link = gr.Textbox(
@@ -226,10 +229,10 @@ def build_page(
                 )
     return Page(
         image=image, gallery=gallery, words=words, background=background, threshold=threshold,
-        opacity=opacity, method=method, encoder=encoder, other=other, colorblind=colorblind, example=gr.State(""),
-        tab=gr.State(defaults.tab), good=good, run=run, tabs=tabs, tab_items=items, pictures=pictures,
-        legends=legends, stages=stages, slider=slider, status=status, spot=spot, alike=alike,
-        make_files=make_files, files=files, link=link,
+        opacity=opacity, method=method, encoder=encoder, other=other, colorblind=colorblind,
+        example=gr.State(""), tab=gr.State(defaults.tab), good=good, run=run, tabs=tabs,
+        tab_items=items, pictures=pictures, legends=legends, stages=stages, slider=slider,
+        status=status, spot=spot, alike=alike, make_files=make_files, files=files, link=link,
     )  # fmt: skip
 
 

@@ -12,7 +12,8 @@ MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
 CSS = """
 .gradio-container { max-width: 1320px !important; margin: 0 auto !important; }
 .head { display: flex; align-items: baseline; gap: 14px; flex-wrap: wrap; padding: 2px 2px 0; }
-.gradio-container { --body-text-color-subdued: var(--neutral-600); --block-info-text-color: var(--neutral-600); }
+.gradio-container { --body-text-color-subdued: var(--neutral-600);
+  --block-info-text-color: var(--neutral-600); }
 .gradio-container.dark, .dark .gradio-container { --body-text-color-subdued: var(--neutral-300);
   --block-info-text-color: var(--neutral-300); }
 .head h1 { font-size: 26px; font-weight: 700; letter-spacing: -0.02em; margin: 0;
@@ -46,7 +47,9 @@ ul.bars { list-style: none; margin: 6px 0; padding: 0; display: grid; gap: 6px; 
   font-size: 12px; color: var(--body-text-color-subdued); }
 #examples .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)) !important; gap: 6px;
   padding-top: 26px; }
-#examples .thumbnail-item { aspect-ratio: 4 / 3; }
+#examples .thumbnail-item { aspect-ratio: 4 / 3 !important; height: auto !important; }
+#alike .caption-label { max-width: 100% !important; font-size: 12px; }
+.tabitem { padding-top: 6px !important; }
 #examples .caption-label { display: none; }
 """
 

@@ -37,8 +37,8 @@ def wire(blocks: gr.Blocks, page: Page, handlers: Handlers, *, concurrency: int)
     gr.on(
         [
             page.image.change, page.words.submit, page.words.blur, page.background.submit,
-            page.background.blur, page.threshold.release, page.opacity.release, page.method.input, page.other.input,
-            page.colorblind.input, page.good.change, page.run.click,
+            page.background.blur, page.threshold.release, page.opacity.release, page.method.input,
+            page.other.input, page.colorblind.input, page.good.change, page.run.click,
         ],
         trigger_mode="always_last",
         **run,
