@@ -60,10 +60,13 @@ class Benchmark:
         reports = []
         for each in splits:
             report = Report(root, each, expected=self.images[each], subset=subset)
-            if not root.is_dir():
-                report.problems.append(f"there is no folder {root}")
-            else:
-                self.look(report, self._word(each), sample)
+            try:
+                if root.is_dir():
+                    self.look(report, self._word(each), sample)
+                else:
+                    report.problems.append(f"there is no folder {root}")
+            except (OSError, UnicodeDecodeError) as error:  # a folder without permission, a list that is none
+                report.problems.append(f"cannot be read: {error}")
             reports.append(report)
         return reports
 

@@ -208,6 +208,9 @@ def test_lists_with_names_twice(tmp_path: Path) -> None:
     (report,) = benchmark("voc").check(root, subset=True)
     assert report.problems[0] == "names twice in ImageSets/Segmentation/val.txt (1): a"
     assert "names are not in JPEGImages (1): d" in report.problems[1]
+    (root / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff\xfe")
+    (report,) = benchmark("voc").check(root, subset=True)
+    assert report.problems[0].startswith("cannot be read: 'utf-8'")
 
 
 def test_annotation_files_are_looked_at(tmp_path: Path) -> None:

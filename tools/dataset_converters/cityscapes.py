@@ -1,7 +1,6 @@
 """Labels of Cityscapes' 19 classes (trainIds) from its label ids.
 
-The same as the owners' csCreateTrainIdLabelImgs, which paints polygons once more; numbers are only exchanged
-here, in seconds.
+The same numbers as of the owners' csCreateTrainIdLabelImgs, which paints all polygons once more.
 """
 
 from __future__ import annotations
