@@ -40,7 +40,7 @@ def section(found: Measured, settings: dict[str, Any], argv: Sequence[str]) -> l
         f"python tools/test.py {shlex.join(argv)}",
         "```",
         "",
-        f"Commit {commit()}.",
+        f"Written at commit {commit()}.",
     ]
 
 
