@@ -207,6 +207,9 @@ class Windows:
 def whole_patches(image: Float[Tensor, "B 3 H W"], patch_hw: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:
     """The image without the remainder at right and bottom that fills no patch, as a strided convolution."""
     height, width = (side // patch * patch for side, patch in zip(image.shape[-2:], patch_hw, strict=True))
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # a slice asks whether it is the whole image
+        rows, cols = (torch.arange(side, device=image.device) for side in (height, width))
+        return image.index_select(-2, rows).index_select(-1, cols)
     return image[..., :height, :width]
 
 

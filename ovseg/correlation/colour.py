@@ -65,7 +65,7 @@ class ColourGuide(nn.Module):
         if self.texture:
             variance = F.avg_pool2d(colours.square(), self.cell_px) - grid.square()
             grid = torch.cat([grid, self.texture * variance.clamp(min=0).sqrt()], dim=1)
-        prefix = grid.new_zeros(len(grid), 0, grid.shape[1])
+        prefix = grid.new_zeros(grid.shape[0], 0, grid.shape[1])
         return PatchFeatures(grid, prefix, (image.shape[-2], image.shape[-1]))
 
     def _oklab(self, image: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class ColourCorrelation(nn.Module):
         what = guide.grid.float() / self.std_colour
         if self.std_px is not None:
             places = cell_places(hw, guide.image_hw, device=what.device) / self.std_px
-            what = torch.cat([what, places.expand(len(what), -1, -1, -1)], dim=1)
+            what = torch.cat([what, places.expand(what.shape[0], -1, -1, -1)], dim=1)
         cells = what.flatten(2).mT
         squared = torch.cdist(cells, cells, compute_mode="donot_use_mm_for_euclid_dist").square()
         return Affinity(hw, 0, matrix=(-squared / 2).softmax(dim=-1)[:, None])
@@ -115,6 +115,6 @@ def cell_places(
 ) -> Float[Tensor, "2 h w"]:
     """Where the cells of a grid lie in the image: y and x in pixels."""
     axes = [
-        torch.arange(cells, device=device) * (side / cells) for cells, side in zip(hw, image_hw, strict=True)
+        torch.arange(cells, device=device) * side / cells for cells, side in zip(hw, image_hw, strict=True)
     ]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))

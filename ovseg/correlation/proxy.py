@@ -31,8 +31,8 @@ def shifted_softmax(
     """
     mean = similarity.mean() if whole_batch else similarity.mean(dim=(1, 2), keepdim=True)
     logits = (similarity - shift * mean).mul_(sharpness)
-    unlike = logits < 0
-    unlike.diagonal(dim1=1, dim2=2).fill_(False)
+    patches = torch.arange(logits.shape[-1], device=logits.device)
+    unlike = (logits < 0) & (patches[:, None] != patches)
     return logits.masked_fill_(unlike, -torch.inf).softmax(dim=-1)
 
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ovseg.encoders.traced_positions import resample_traced
+
 #: offset: bicubic by scale factor (h + 0.1) / grid, from DINO's hub code (SCLIP family, Trident, DINO).
 #: size: bicubic to the exact size (CLIP-DINOiser, timm without antialias).
 #: antialias: the same, low-passed where it shrinks (DINOv2 with registers, timm's `dynamic_img_size`).
@@ -52,6 +54,10 @@ def resample_positions(
         rule: how.
         num_prefix: rows that belong to class and register tokens.
     """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        prefix, cells = embedding[:num_prefix], embedding[num_prefix:]
+        grid = cells.float().T.unflatten(1, trained_hw)
+        return torch.cat([prefix, resample_traced(grid, hw, rule.mode).flatten(1).T.to(prefix.dtype)])
     same_count = hw[0] * hw[1] == trained_hw[0] * trained_hw[1]
     if hw == trained_hw or (rule.as_published and same_count):
         return embedding

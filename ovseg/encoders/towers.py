@@ -151,7 +151,7 @@ class _OpenClipTower:
         visual = self.visual
         hw = (patches.shape[-2], patches.shape[-1])
         embedding = resample_positions(visual.positional_embedding, self.trained_hw, hw, positions)
-        class_token = visual.class_embedding.expand(len(patches), 1, -1)
+        class_token = visual.class_embedding.expand(patches.shape[0], 1, -1)
         return visual.ln_pre(cat([class_token, patches.flatten(2).mT], dim=1) + embedding)
 
     def finish(self, tokens: Tensor) -> Tensor:
@@ -223,7 +223,9 @@ class TimmTrunk:
         trunk = self.trunk
         hw = (patches.shape[-2], patches.shape[-1])
         tokens = patches.flatten(2).mT
-        prefix = [t.expand(len(tokens), -1, -1) for t in (trunk.cls_token, trunk.reg_token) if t is not None]
+        prefix = [
+            t.expand(tokens.shape[0], -1, -1) for t in (trunk.cls_token, trunk.reg_token) if t is not None
+        ]
         embedded_prefix = 0 if trunk.no_embed_class else self.num_prefix
         embedding: Tensor | int = 0
         if trunk.pos_embed is not None:
