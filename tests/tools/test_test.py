@@ -160,6 +160,8 @@ def test_config_through_the_runner(
         (["sclip", "--num-scenes", "0", *NONE], "at least one scene"),
         (["sclip", "--refine", "pamir", *NONE], "unknown refinement 'pamir'. Did you mean 'pamr'?"),
         ([], "ask for all with --ladder"),
+        (["--heads", "sclip"], "--heads takes no methods"),
+        (["--heads", "--num-scenes", "1"], "two scenes and a good image at least"),
     ],
 )
 def test_messages(
