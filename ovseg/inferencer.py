@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,13 +18,14 @@ import ovseg
 from ovseg.answers import Answers, Task, check_tasks
 from ovseg.devices import resolve_device, resolve_dtype
 from ovseg.encoders.clip_loading import default_encoder, load_clip
+from ovseg.encoders.token_merging import TokenMerging
 from ovseg.encoders.weights import BUNDLED
 from ovseg.errors import ConfigError
 from ovseg.feature_cache import FeatureCache, image_key
 from ovseg.heads import SegmentationHead
 from ovseg.heads.background import BACKGROUND_NAMES, with_background
 from ovseg.images import read_image
-from ovseg.methods import check_options, options_of
+from ovseg.methods import UNMERGED, check_options, options_of
 from ovseg.parts import Part, describe_part, load_parts, part_names, refinement_names
 from ovseg.recipe import Recipe
 from ovseg.regions import check_regions, read_regions
@@ -68,6 +69,9 @@ class Inferencer:
         compile: let torch compile the transformer blocks, which takes a minute at the first image; a name
             instead of True picks one of torch.compile's backends.
         device: auto, cpu, cuda, cuda:1, mps.
+        merging: let alike tokens merge on their way through CLIP's tower and a DINO guide: a
+            `TokenMerging`, or the share of tokens that each block leaves, as 0.9. Faster, and a little less
+            accurate.
         dtype: of the towers: float32, bf16, fp16 (not on the CPU). Scores are float32 always.
         threshold, area_threshold, keep_scores: see `SegmentationHead`.
         heads: a head for each task, with options of their own; then the three before are not asked.
@@ -81,7 +85,7 @@ class Inferencer:
         options: the method's own options, such as `short_side` or `temperature`.
 
     Raises:
-        ConfigError: unknown method, option, encoder, device or dtype.
+        ConfigError: unknown method, option, encoder, device or dtype; the method or its guide cannot merge.
         CheckpointError: weights are missing or unusable.
     """
 
@@ -98,6 +102,7 @@ class Inferencer:
         refine: str | Sequence[str | nn.Module] | None = None,
         enrich: str | Path | None = None,
         compile: bool | str = False,
+        merging: TokenMerging | float | None = None,
         device: str = "auto",
         dtype: str = "float32",
         threshold: float = 0.0,
@@ -112,6 +117,13 @@ class Inferencer:
     ) -> None:
         if isinstance(method, str):
             check_options(method, options)  # before any weights are loaded
+        if isinstance(merging, int | float):
+            merging = TokenMerging(float(merging))
+        if merging is not None and method in UNMERGED:
+            raise ConfigError(
+                f"method '{method}' steps through CLIP's blocks by itself, if at all, and merges no tokens: "
+                f"leave merging out, or choose a method that opens the last block, such as naclip"
+            )
         if weights is not None and encoder is None:
             raise ConfigError(
                 f"weights '{weights}' need an encoder: name the model that they are of, such as "
@@ -141,6 +153,7 @@ class Inferencer:
             torch_dtype,
             backend,
             tuple(reject),
+            merging,
         )
         self._scorer = None if lazy else self.recipe.scorer()
         self.method = method if isinstance(method, str) else method.__name__
@@ -206,6 +219,7 @@ class Inferencer:
             "weights_sha256": self.recipe.clip.weights_sha256,
             "parts": self.parts,
             "dtype": self.dtype,
+            **({} if self.recipe.merging is None else {"merging": asdict(self.recipe.merging)}),
         }
 
     def describe(self) -> dict[str, Any]:

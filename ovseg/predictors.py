@@ -211,6 +211,8 @@ def build_predictor(
             **(anomaly_options or {}),
         )
         if tuple(tasks) == ("anomaly",):
+            if options.get("merging") is not None:
+                raise ConfigError(f"'{chosen}' merges no tokens: leave merging out, or ask --anomaly words")
             return detector
     rejections = [] if reject is None else [parse_rejection(reject)]
     rejections += [] if reject_images is None else [parse_rejection(reject_images, of_images=True)]
@@ -231,6 +233,9 @@ def build_predictor(
         from ovseg.encoders.weights import BUNDLED
         from ovseg.region_route import RegionRoute, build_proposals
 
-        bundled = first.describe()["encoder"] == BUNDLED
-        first = RegionRoute(first, build_proposals(proposals, bundled=bundled), crops=crops)
+        made_of = build_proposals(proposals, bundled=first.describe()["encoder"] == BUNDLED)
+        if isinstance(first, RegionRoute):  # what has learned to look at regions keeps its own look
+            first.proposals, first.crops = made_of, crops or first.crops
+        else:
+            first = RegionRoute(first, made_of, crops=crops)
     return first if detector is None else Together(first, detector)

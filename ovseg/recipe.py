@@ -12,6 +12,7 @@ from torch import nn
 
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.clip_loading import LoadedClip
+from ovseg.encoders.token_merging import TokenMerging
 from ovseg.methods import build_method, parts_of
 from ovseg.parts import Part, Unloaded, asks_sam, build_refinements, load_parts
 from ovseg.scorer import Scorer
@@ -30,6 +31,7 @@ class Recipe:
         device, dtype: of the networks.
         compile: a backend of torch.compile for the transformer blocks, or None.
         reject: steps after all refinement.
+        merging: how CLIP's tower and a DINO guide merge tokens, or None.
     """
 
     method: str | Callable[..., Scorer]
@@ -41,12 +43,17 @@ class Recipe:
     dtype: torch.dtype
     compile: str | None = None
     reject: tuple[nn.Module, ...] = ()
+    merging: TokenMerging | None = None
 
     def scorer(self) -> Scorer:
-        """With all its networks, on the device."""
+        """With all its networks, on the device.
+
+        Raises:
+            ConfigError: a part that cannot merge tokens was to.
+        """
         if any(parameter.is_meta for parameter in self.clip.model.visual.parameters()):
             self.clip.load_image_tower()
-        tower, parts = self._tower(), load_parts(self.parts)
+        tower, parts = self._tower(), self._merging_parts(load_parts(self.parts))
         scorer = self._build(tower, parts)
         networks: list[Any] = [tower, *parts.values()]
         for network in networks:
@@ -79,7 +86,15 @@ class Recipe:
             std=self.clip.std,
             name=self.clip.name,
             weights_sha256=self.clip.weights_sha256,
+            merging=self.merging,
         )
+
+    def _merging_parts(self, parts: dict[str, nn.Module]) -> dict[str, nn.Module]:
+        """The guide merges, too, if it is a DINO; others have no blocks for that."""
+        if self.merging is None:
+            return parts
+        able: dict[str, Any] = {name: part for name, part in parts.items() if hasattr(part, "with_merging")}
+        return parts | {name: part.with_merging(self.merging) for name, part in able.items()}
 
     def _build(self, tower: ClipEncoder, parts: Mapping[str, nn.Module]) -> Scorer:
         build: Callable[..., Scorer]

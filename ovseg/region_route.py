@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ovseg.answers import Answers, Task, check_tasks
 from ovseg.detection_results import Detections
+from ovseg.encoders.weights import BUNDLED
 from ovseg.errors import ConfigError
 from ovseg.heads.regions import RegionHead
 from ovseg.heads.visual_prompts import blur_reverse_masks, masked_crops
@@ -23,6 +24,7 @@ from ovseg.images import read_image
 from ovseg.inferencer import Inferencer
 from ovseg.parts import LOADERS, Part
 from ovseg.proposals import ProposalFile, sam_proposals
+from ovseg.regions import SAM_OPTIONS
 from ovseg.structures import DenseFeatures
 from ovseg.tasks import Words
 from ovseg.windows import whole_patches
@@ -40,12 +42,14 @@ class SamProposals:
 
     Args:
         sam: a name ("sam_vitb", "bundled", "sam_vitb=FILE") or a `SamEncoder`.
-        options: of segment_anything's `SamAutomaticMaskGenerator`, such as `points_per_side`.
+        options: of segment_anything's `SamAutomaticMaskGenerator`, such as `points_per_side`. The bundled SAM
+            has those of `SAM_OPTIONS` by default: it is never as sure as the generator's own filters ask.
     """
 
     def __init__(self, sam: Part, **options: Any) -> None:
         self.sam: Any = (LOADERS["sam"](sam) if isinstance(sam, str) else sam).eval().requires_grad_(False)
-        self.options = options
+        small = getattr(self.sam, "name", "") == BUNDLED
+        self.options = {**SAM_OPTIONS, **options} if small else options
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"], path: str | None = None) -> Detections:
         """The proposals of an image."""

@@ -146,6 +146,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="keep the encoded images: other words and tasks on the same images then load no image tower",
     )
+    how.add_argument(
+        "--token-merging",
+        type=float,
+        metavar="KEEP",
+        help="merge alike tokens, so that each block leaves this share: faster, a little less accurate",
+    )
     how.add_argument("--compile", action="store_true", help="let torch compile the networks' blocks")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     how.add_argument(
@@ -395,6 +401,8 @@ def build_predictor(
     given |= {"device": arguments.device, "dtype": arguments.dtype, "keep_scores": keep_scores}
     if arguments.compile:
         given["compile"] = True
+    if arguments.token_merging is not None:
+        given["merging"] = arguments.token_merging
     if arguments.truncate:
         given["on_long"] = "truncate"
     if arguments.cache is not None:

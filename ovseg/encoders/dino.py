@@ -66,8 +66,8 @@ class DinoEncoder(nn.Module):
         self.merging = merging
         if merging is not None and isinstance(trunk, timm.models.eva.Eva):
             raise ConfigError(
-                f"'{name}' cannot merge tokens: DINOv3 turns each by its place, and merged ones have none. "
-                f"Use DINO or DINOv2, or leave merging out"
+                f"the guide '{name or 'DINOv3'}' cannot merge tokens: DINOv3 turns each by its place, and "
+                f"merged ones have none. Use DINO or DINOv2, or leave merging out"
             )
         depth = len(self.tower.blocks)
         if kind not in get_args(FeatureKind):
@@ -110,6 +110,17 @@ class DinoEncoder(nn.Module):
         Raises:
             ConfigError: no such kind or layer.
         """
+        return self._sharing(kind, layer, self.merging)
+
+    def with_merging(self, merging: TokenMerging | None) -> DinoEncoder:
+        """The same trunk, not a copy of it, merging tokens or not.
+
+        Raises:
+            ConfigError: DINOv3 was to merge.
+        """
+        return self._sharing(self.kind, self.layer, merging)
+
+    def _sharing(self, kind: FeatureKind, layer: int, merging: TokenMerging | None) -> DinoEncoder:
         other = DinoEncoder(
             self.trunk,
             kind=kind,
@@ -117,7 +128,7 @@ class DinoEncoder(nn.Module):
             positions=self.positions,
             name=self.name,
             weights_sha256=self.weights_sha256,
-            merging=self.merging,
+            merging=merging,
         )
         other.mean, other.std = self.mean, self.std
         other.training = self.training

@@ -45,6 +45,9 @@ METHODS: dict[str, Callable[..., Scorer]] = {
 #: Of these, what is no published method but there to compare with.
 CONTROLS = ("rgb-control",)
 
+#: Methods that step through CLIP's inner blocks by themselves, or ask no CLIP: they merge no tokens.
+UNMERGED = ("clip-surgery", "excel", "corrclip", "rgb-control")
+
 #: The weights that a method's further parts were published with.
 PUBLISHED_PARTS: dict[str, dict[str, str]] = {
     "proxyclip": {"guide": "dino_vitb8"},
