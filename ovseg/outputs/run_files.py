@@ -1,4 +1,4 @@
-"""The files of a whole run: what labels mean, and COCO's and YOLO's own."""
+"""The files of a whole run: what labels mean, COCO's and YOLO's own, the report, paths in labelme's files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import PurePosixPath
 
 from ovseg.answers import Task
 from ovseg.batch import Writer
+from ovseg.geo import read_georeference
 from ovseg.inputs import ImageFile
-from ovseg.outputs import coco_files, yolo_files
+from ovseg.outputs import coco_files, geojson_files, labelme_files, yolo_files
 from ovseg.outputs.palette import Color, Scheme, class_colors
+from ovseg.outputs.report import REPORT, write_report
+from ovseg.outputs.writers import check_formats
 from ovseg.results import void_label
 from ovseg.run_folder import CLASSES, RunFolder, atomic
 from ovseg.text.kinds import things_of
@@ -51,8 +54,11 @@ def write_run_files(
     vocabulary: Vocabulary,
     tasks: Sequence[Task],
     formats: Sequence[str],
+    scheme: Scheme = "vivid",
 ) -> list[str]:
-    """COCO's files of a run, joined from the files of its images.
+    """COCO's files of a run, joined from the files of its images, and its report.
+
+    Files of labelme get the paths of their images, and GeoJSON of georeferenced rasters their coordinates.
 
     Args:
         folder: of the run, opened.
@@ -60,11 +66,48 @@ def write_run_files(
         vocabulary: the classes.
         tasks: what was asked.
         formats: what was to be written.
+        scheme: of the colours.
 
     Returns:
         Names of the files, below the run's folder.
     """
-    chosen = {name.strip().lower() for name in formats}
+    chosen = check_formats(formats)
+    for image in images:
+        _finish(folder, image)
+    files = _join_coco(folder, images, vocabulary, tasks, chosen)
+    if "html" in chosen:
+        write_report(folder, images, vocabulary, scheme)
+        files.append(REPORT)
+    return files
+
+
+def _finish(folder: RunFolder, image: ImageFile) -> None:
+    """What the files of an image need to know about where it lies."""
+    record = folder.records.get(image.name, {})
+    for kind, name in record.get("outputs", {}).items():
+        path = folder.path / name
+        if kind.partition("_")[0] == "labelme":
+            old = path.read_bytes()
+            new = labelme_files.add_image(old, path, image.path)
+        elif kind.partition("_")[0] == "geojson" and "raster" not in record:
+            place = read_georeference(image.path)
+            if place is None:
+                continue
+            old = path.read_bytes()
+            new = geojson_files.georeferenced(old, place.to_map, place.crs_member())
+        else:
+            continue
+        if new != old:
+            folder.write(name, new)
+
+
+def _join_coco(
+    folder: RunFolder,
+    images: Sequence[ImageFile],
+    vocabulary: Vocabulary,
+    tasks: Sequence[Task],
+    chosen: Collection[str],
+) -> list[str]:
     wanted: list[str] = [task for task in tasks if task in coco_files.FILES and "coco" in chosen]
     if "panoptic" in chosen and "instances" in tasks:
         wanted.append("panoptic")

@@ -13,7 +13,7 @@ from ovseg.answers import Answers, Task
 from ovseg.batch import Writer
 from ovseg.errors import ConfigError, unknown_name
 from ovseg.images import BinaryStream
-from ovseg.outputs import coco_files, label_files, yolo_files
+from ovseg.outputs import coco_files, geojson_files, label_files, labelme_files, yolo_files
 from ovseg.outputs.drawing import count_overlay, detection_overlay, instance_overlay
 from ovseg.outputs.heat_maps import anomaly_overlay
 from ovseg.outputs.palette import Color, Scheme
@@ -27,9 +27,19 @@ FORMATS: dict[str, tuple[Task, ...]] = {
     "coco": ("segment", "instances", "detect"),
     "panoptic": ("instances",),
     "yolo": ("instances", "detect"),
+    "labelme": ("segment", "instances", "detect"),
+    "geojson": ("segment", "instances", "detect"),
+    "html": ("segment", "instances", "detect", "anomaly", "count"),
 }
 #: Other names that people use.
-ALIASES = {"png": "labels", "label": "labels", "overlays": "overlay", "npz": "scores", "jpg": "overlay"}
+ALIASES = {
+    "png": "labels",
+    "label": "labels",
+    "overlays": "overlay",
+    "npz": "scores",
+    "jpg": "overlay",
+    "report": "html",
+}
 
 Draw = Callable[[np.ndarray, Any], Image.Image]
 Save = Callable[[BinaryStream, Any], Any]
@@ -59,11 +69,10 @@ def build_writers(
     Raises:
         ConfigError: an unknown name, or nothing to write.
     """
-    chosen = list(dict.fromkeys(ALIASES.get(name.strip().lower(), name.strip().lower()) for name in formats))
-    for name in chosen:
-        if name not in FORMATS:
-            raise unknown_name("format", name, FORMATS)
-    drawing = _drawing(opacity, legend, scheme, colors)
+    chosen = check_formats(formats)
+    if "html" in chosen and "overlay" not in chosen:  # the report shows the overlays
+        chosen.append("overlay")
+    drawing = drawing_of(opacity, legend, scheme, colors)
     writers = []
     for name in chosen:
         for task in (task for task in tasks if task in FORMATS[name]):
@@ -89,9 +98,23 @@ def build_writers(
     return writers
 
 
-def _drawing(
+def check_formats(formats: Sequence[str]) -> list[str]:
+    """Formats by their names in `FORMATS`, each once.
+
+    Raises:
+        ConfigError: one that does not exist; the message lists them and the nearest match.
+    """
+    chosen = list(dict.fromkeys(ALIASES.get(name.strip().lower(), name.strip().lower()) for name in formats))
+    for name in chosen:
+        if name not in FORMATS:
+            raise unknown_name("format", name, FORMATS)
+    return chosen
+
+
+def drawing_of(
     opacity: float, legend: bool, scheme: Scheme, colors: Sequence[Color | None] | None
 ) -> dict[Task, Draw]:
+    """How each task's results become pictures; arguments as of `build_writers`."""
     style: dict[str, Any] = {"opacity": opacity, "legend": legend, "scheme": scheme}
     own = style | {"colors": colors}
     return {
@@ -103,6 +126,8 @@ def _drawing(
     }
 
 
+#: Tasks whose results are shapes.
+SHAPED: tuple[Task, ...] = ("segment", "instances", "detect")
 #: Suffix and function of each file that has no style.
 FILES: dict[tuple[str, Task], tuple[str, Save]] = {
     ("labels", "instances"): (".png", label_files.write_ids),
@@ -116,6 +141,14 @@ FILES: dict[tuple[str, Task], tuple[str, Save]] = {
         ".txt",
         lambda stream, found: stream.write(yolo_files.polygons(found.detections()).encode()),
     ),
+    **{
+        (name, task): (suffix, write)
+        for name, suffix, write in (
+            ("labelme", ".json", labelme_files.write),
+            ("geojson", ".geojson", geojson_files.write),
+        )
+        for task in SHAPED
+    },
 }
 #: Folders that are not called like their format.
 FOLDERS = {"overlay": "overlays"}
