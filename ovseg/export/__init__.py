@@ -1,0 +1,1 @@
+"""Models that leave Python: files that other runtimes execute, and one runtime without torch."""
