@@ -24,12 +24,14 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return action.help if quiet else super()._get_help_string(action)
 
 
-def parse_options(pairs: Sequence[str], option: str = "--opts") -> dict[str, Any]:
+def parse_options(pairs: Sequence[str], option: str = "--opts", *, lower_case: bool = True) -> dict[str, Any]:
     """`KEY=VALUE` with Python values; what is no Python value is text.
 
     Args:
         pairs: as given.
         option: where, for the message.
+        lower_case: `true`, `false` and `none` are values, too; in configs they are text ("none" is a set
+            of templates).
 
     Raises:
         ConfigError: another form.
@@ -39,9 +41,10 @@ def parse_options(pairs: Sequence[str], option: str = "--opts") -> dict[str, Any
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not all(key.split(".")):
-            raise ConfigError(f"{option} got '{pair}': expected KEY=VALUE, as in short_side=448")
+            raise ConfigError(f"{option} takes KEY=VALUE, got '{pair}'")
         try:
-            options[key] = names[value.lower()] if value.lower() in names else ast.literal_eval(value)
+            named = lower_case and value.lower() in names
+            options[key] = names[value.lower()] if named else ast.literal_eval(value)
         except (ValueError, SyntaxError):
             options[key] = value
     return options

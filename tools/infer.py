@@ -261,7 +261,7 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
             raise ConfigError(
                 f"--{name.replace('_', '-')} is {getattr(arguments, name)}: expected at least 1"
             )
-    options = parse_options(arguments.opts)
+    options = parse_options(arguments.opts, lower_case=not is_config(arguments.method))
     matte = parse_color(arguments.matte)
     all_images = find_images(arguments.inputs)[: arguments.limit]
     shard = shard_of(arguments)

@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from ovseg.arguments import parse_options
 
-        options = parse_options(arguments.cfg_options, "--cfg-options")
+        options = parse_options(arguments.cfg_options, "--cfg-options", lower_case=False)
         if any(each.endswith(".py") for each in arguments.what):
             return test_config(arguments, options)
         if arguments.heads:

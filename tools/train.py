@@ -111,7 +111,9 @@ def train(arguments: argparse.Namespace, work_dir: Path) -> int:
 
     os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
     config = prepare_training(
-        load_config(arguments.config, parse_options(arguments.cfg_options, "--cfg-options")),
+        load_config(
+            arguments.config, parse_options(arguments.cfg_options, "--cfg-options", lower_case=False)
+        ),
         work_dir=work_dir,
         resume=arguments.resume,
         amp=arguments.amp,
