@@ -18,7 +18,7 @@ class Lru(Generic[V]):
         size: of a value; by default every value counts 1.
     """
 
-    def __init__(self, limit: float, size: Callable[[V], float] = lambda value: 1.0) -> None:
+    def __init__(self, limit: int, size: Callable[[V], int] = lambda value: 1) -> None:
         self.limit = limit
         self._size = size
         self._kept: OrderedDict[Hashable, V] = OrderedDict()
@@ -32,7 +32,7 @@ class Lru(Generic[V]):
         return key in self._kept
 
     @property
-    def total(self) -> float:
+    def total(self) -> int:
         """The sum of the sizes."""
         with self._lock:
             return sum(map(self._size, self._kept.values()))

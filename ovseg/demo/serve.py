@@ -25,11 +25,13 @@ class Served:
         blocks: Gradio's.
         launch: arguments of `Blocks.launch`.
         engine: what answers.
+        handlers: the page's behaviour.
     """
 
     blocks: Any
     launch: dict[str, Any]
     engine: Any
+    handlers: Any
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -133,7 +135,7 @@ def build(arguments: argparse.Namespace, folder: Path) -> Served:
         "enable_monitoring": False,
         "footer_links": ["api"],
     }
-    return Served(blocks, launch, engine)
+    return Served(blocks, launch, engine, handlers)
 
 
 def main(argv: Sequence[str] | None = None, *, examples: Path | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any
 from urllib.parse import urlencode
 
 from ovseg.answers import Task
@@ -14,9 +14,8 @@ from ovseg.text.class_files import fold
 from ovseg.text.vocabulary import ClassEntry, Vocabulary
 
 #: The page's tabs; the first four are tasks that have an endpoint.
-Tab = Literal["segment", "detect", "count", "anomaly", "features", "compare"]
-TABS: tuple[Tab, ...] = get_args(Tab)
 TASK_TABS: tuple[Task, ...] = ("segment", "detect", "count", "anomaly")
+TABS = (*TASK_TABS, "features", "compare")
 #: Limits on what a stranger may type: each class costs a pass through the text tower per template.
 MAX_LETTERS, MAX_CLASSES = 6000, 300
 BACKGROUND = "background"
@@ -46,7 +45,7 @@ class Settings:
     method: str = "proxyclip"
     encoder: str = "bundled"
     other: str = "maskclip"
-    tab: Tab = "segment"
+    tab: str = "segment"
     colorblind: bool = False
     example: str = ""
 
@@ -60,7 +59,7 @@ class Settings:
                     f"{name}: more than {MAX_LETTERS:,} letters; the page takes shorter lists"
                 )
         if self.tab not in TABS:
-            raise unknown_name("tab", str(self.tab), TABS)
+            raise unknown_name("tab", self.tab, TABS)
 
     @classmethod
     def from_inputs(cls, **raw: Any) -> Settings:
