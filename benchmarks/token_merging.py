@@ -78,7 +78,7 @@ def on_scenes(arguments: argparse.Namespace) -> None:
     _, bank = inferencer.bank(list(scenes.classes), templates_of(config))
     merging = rows(arguments)
     measured = [IoU(len(scenes.classes)) for _ in merging]
-    seconds = []
+    seconds: list[list[float]] = []
     for scene in (scenes[index] for index in range(len(scenes))):
         pictures = scorer.prepare([scene.image])
 
