@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 #: Names of `Page.inputs`, in their order.
 INPUTS = (
     "image", "words", "background", "threshold", "opacity", "method", "encoder", "other", "colorblind",
-    "example", "tab", "good",
+    "example", "tab", "good", "shown",
 )  # fmt: skip
 Updates = dict[Any, Any]
 NO_IMAGE = "Choose an example, or drop, paste or photograph an image of your own."
@@ -47,6 +48,11 @@ class Question:
     picture: Picture
     settings: Settings
     good: tuple[Picture, ...]
+
+    @property
+    def text(self) -> str:
+        """All that the page's answer depends on."""
+        return repr((self.picture.key, self.settings, [each.key for each in self.good]))
 
 
 def named(raw: Sequence[Any]) -> dict[str, Any]:
@@ -95,8 +101,12 @@ class Handlers:
 
         def answer() -> Updates:
             question = self.question(given)
+            if question.text == given["shown"]:
+                # Nothing was changed, though a field lost the focus: what is explained stays.
+                return {self.page.shown: question.text}
             updates = self._answer(question, lambda share, text: progress(share, desc=text), start)
-            return updates | {self.page.link: self.link(question.settings, request)}
+            link = self.link(question.settings, request)
+            return updates | {self.page.link: link, self.page.shown: question.text}
 
         cleared = self._cleared(given["tab"])
         if given["image"] is None:
@@ -149,6 +159,8 @@ class Handlers:
             settings = replace(settings, example=chosen.path.name)
             if not settings.words:
                 settings = replace(settings, words=chosen.words, background=chosen.background)
+        if problems:
+            gr.Warning(escape("; ".join(problems)), duration=None)
         return {
             page.image: None if chosen is None else str(chosen.path),
             page.words: settings.words,
@@ -162,7 +174,6 @@ class Handlers:
             page.example: settings.example,
             page.tab: settings.tab,
             page.tabs: gr.Tabs(selected=settings.tab),
-            page.status: drawing.problem_of("; ".join(problems)) if problems else "",
         }
 
     def choose(self, event: gr.SelectData) -> Updates:
@@ -180,7 +191,7 @@ class Handlers:
     def new_encoder(self, encoder, method, other) -> Updates:
         """Methods whose networks are here come first, for another encoder."""
         if encoder not in [each.name for each in encoders()]:
-            return {}
+            return {self.page.method: method}
         page = self.page
         return {
             page.method: self._method_list(encoder, method),
@@ -290,9 +301,10 @@ class Handlers:
     def _cleared(self, tab: Any) -> Updates:
         """The tab without an answer."""
         page = self.page
+        empty: Updates = {page.shown: ""}
         if tab in page.pictures:
-            return {page.pictures[tab]: None, page.legends[tab]: ""}
-        return {page.slider: None} if tab == "compare" else dict.fromkeys(page.stages)
+            return empty | {page.pictures[tab]: None, page.legends[tab]: ""}
+        return empty | ({page.slider: None} if tab == "compare" else dict.fromkeys(page.stages))
 
     def _told(self, answer: Callable[[], Updates], otherwise: Updates) -> Updates:
         """What an answer changes; where there is none, the reason, in the page."""

@@ -39,6 +39,7 @@ class Page:
         inputs: in the order of `handlers.INPUTS`.
         pictures, legends: by tab, where it has one of its own.
         stages: pictures of the features tab.
+        shown: the question whose answer is shown, as text.
     """
 
     image: Any
@@ -54,6 +55,7 @@ class Page:
     example: Any
     tab: Any
     good: Any
+    shown: Any
     run: Any
     tabs: Any
     tab_items: dict[str, Any]
@@ -73,7 +75,7 @@ class Page:
         """What a question depends on."""
         return [
             self.image, self.words, self.background, self.threshold, self.opacity, self.method, self.encoder,
-            self.other, self.colorblind, self.example, self.tab, self.good,
+            self.other, self.colorblind, self.example, self.tab, self.good, self.shown,
         ]  # fmt: skip
 
     @property
@@ -81,7 +83,7 @@ class Page:
         """What an answer may change."""
         return [
             *self.pictures.values(), *self.legends.values(), *self.stages, self.slider, self.status,
-            self.spot, self.alike, self.files, self.link, self.example,
+            self.spot, self.alike, self.files, self.link, self.shown,
         ]  # fmt: skip
 
 
@@ -122,7 +124,7 @@ def build_page(
                 defaults.words,
                 label="Words",
                 info="Classes after commas; synonyms as dog = puppy | hound",
-                lines=2,
+                lines=1,
                 max_lines=6,
                 max_length=MAX_LETTERS,
                 placeholder="dog = puppy | hound, grass, sky",
@@ -232,7 +234,8 @@ def build_page(
         opacity=opacity, method=method, encoder=encoder, other=other, colorblind=colorblind,
         example=gr.State(""), tab=gr.State(defaults.tab), good=good, run=run, tabs=tabs,
         tab_items=items, pictures=pictures, legends=legends, stages=stages, slider=slider,
-        status=status, spot=spot, alike=alike, make_files=make_files, files=files, link=link,
+        status=status, spot=spot, alike=alike, shown=gr.State(""), make_files=make_files,
+        files=files, link=link,
     )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def wire(blocks: gr.Blocks, page: Page, handlers: Handlers, *, concurrency: int)
         item.select(_says(name), None, page.tab, queue=False, **PRIVATE).then(**run)
     settings = [
         page.image, page.words, page.background, page.threshold, page.opacity, page.method, page.encoder,
-        page.other, page.colorblind, page.example, page.tab, page.tabs, page.status,
+        page.other, page.colorblind, page.example, page.tab, page.tabs,
     ]  # fmt: skip
     blocks.load(handlers.load, None, settings, queue=False, show_progress="hidden", **PRIVATE)
     page.gallery.select(
