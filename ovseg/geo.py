@@ -29,10 +29,12 @@ from ovseg.errors import ConfigError, ImageError, MissingDependencyError
 SUFFIXES = frozenset({".tif", ".tiff"})
 #: Pixels above which a TIFF is a raster even without a place on a map: those that images may have.
 LARGE = 89_478_485
+#: Tiles begin and end at multiples of so many pixels; up to that many beyond the raster's end are repeated.
+GRID = 8
 #: Bound of GDAL's cache of blocks.
 CACHE_MB = 64
-#: Sides of the sample that the stretch is computed from.
-SAMPLE_SIDE = 512
+#: Sides of the sample that the stretch is computed from, and of how many pieces it is along a longer side.
+SAMPLE_SIDE, SAMPLES = 512, 16
 
 Span = tuple[int, int]
 
@@ -154,20 +156,20 @@ def cut_tiles(raster_hw: tuple[int, int], side: int, overlap: int) -> list[Tile]
     Raises:
         ConfigError: the two do not go together.
     """
-    if side < 32 or overlap < 0 or overlap % 2 or 2 * overlap > side or (side - overlap) % 16:
+    if side < 32 or overlap < 0 or overlap % 16 or 2 * overlap > side or side % 16:
         raise ConfigError(
-            f"tiles of {side} pixels with an overlap of {overlap}: expected a side of at least 32, an even "
-            f"overlap of at most half of it, and a difference that 16 divides, such as 512 and 128"
+            f"tiles of {side} pixels with an overlap of {overlap}: expected multiples of 16, a side "
+            f"of at least 32, and an overlap of at most half of it, such as 512 and 128"
         )
     rows, columns = (_axis(length, side, overlap) for length in raster_hw)
     return [Tile(y, x, core_y, core_x) for y, core_y in rows for x, core_x in columns]
 
 
 def _axis(length: int, side: int, overlap: int) -> list[tuple[Span, Span]]:
-    core, found = side - overlap, []
+    core, whole, found = side - overlap, -(-length // GRID) * GRID, []
     for first in range(0, length, core):
-        start = min(max(first - overlap // 2, 0), max(length - side, 0))
-        found.append(((start, min(start + side, length)), (first, min(first + core, length))))
+        start = min(max(first - overlap // 2, 0), max(whole - side, 0))
+        found.append(((start, min(start + side, whole)), (first, min(first + core, length))))
     return found
 
 
@@ -225,10 +227,18 @@ class RasterReader:
         self.stretch = Stretch() if plain else self._sample(percentiles or (2.0, 98.0))
 
     def _sample(self, percentiles: tuple[float, float]) -> Stretch:
-        values, valid = self._read(out_hw=tuple(min(side, SAMPLE_SIDE) for side in self.hw))
-        if not valid.any():
+        side = SAMPLE_SIDE // SAMPLES
+        rows, columns = (
+            [(0, length)]
+            if length <= SAMPLE_SIDE
+            else [(at, at + side) for at in np.linspace(0, length - side, SAMPLES).astype(int).tolist()]
+            for length in self.hw
+        )
+        parts = [self._read(y, x) for y in rows for x in columns]
+        known = np.concatenate([values[:, valid] for values, valid in parts], axis=1)
+        if not known.size:
             return Stretch(np.zeros(3), np.ones(3))
-        low, high = np.percentile(values[:, valid], percentiles, axis=1).astype(np.float64)
+        low, high = np.percentile(known, percentiles, axis=1).astype(np.float64)
         return Stretch(low, np.where(high > low, high, low + 1))
 
     def _read(
@@ -246,8 +256,15 @@ class RasterReader:
 
     def tile(self, tile: Tile) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
         """RGB of a tile, and where the raster has values."""
-        values, valid = self._read(tile.rows, tile.columns)
-        return self.stretch(values), valid
+        inside = [
+            (span[0], min(span[1], side))
+            for span, side in zip((tile.rows, tile.columns), self.hw, strict=True)
+        ]
+        values, valid = self._read(*inside)
+        beyond = [
+            (0, span[1] - end) for span, (_, end) in zip((tile.rows, tile.columns), inside, strict=True)
+        ]
+        return np.pad(self.stretch(values), (*beyond, (0, 0)), "edge"), np.pad(valid, beyond)
 
     def small(self, longest_px: int) -> UInt8[np.ndarray, "h w 3"]:
         """The whole raster as a small picture."""

@@ -1,13 +1,12 @@
 """Rasters from disk through a predictor into a run's folder: labels on the same map, in bounded memory.
 
-Labels go, tile by tile, into plain files beside the results, and the numbers of finished tiles into a third
-one; so a run that was stopped goes on with the next tile. When all tiles are done, the GeoTIFF is written
-from them, strip by strip.
+Labels and class probabilities go, tile by tile, into plain files beside the results, and the numbers of
+finished tiles into another one; so a run that was stopped goes on with the next tile. When all tiles are
+done, their probabilities are blended, and the GeoTIFF is written, strip by strip.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,16 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from ovseg.batch import SETUP_ERRORS, BatchPredictor, failure
 from ovseg.errors import ImageError
-from ovseg.geo import RasterReader, Tile, cut_tiles, georeference_of, open_raster, small_hw
+from ovseg.geo import (
+    SUFFIXES,
+    RasterReader,
+    Tile,
+    cut_tiles,
+    georeference_of,
+    is_raster,
+    open_raster,
+    small_hw,
+)
 from ovseg.inputs import ImageFile
 from ovseg.outputs.palette import Scheme, class_colors
 from ovseg.outputs.visualize import overlay
 from ovseg.outputs.writers import check_formats
+from ovseg.raster_scratch import BLOCK, Scratch
 from ovseg.results import Segmentation, void_label
 from ovseg.run_folder import Record, RunFolder, atomic, describe_source
 from ovseg.runs import Outcome, RunSummary
@@ -42,7 +50,6 @@ FORMATS = {
 }
 WORK = ".rasters"
 PREVIEW_PX = 1600
-BLOCK = 256
 Predict = Callable[[list[np.ndarray]], list[Segmentation]]
 
 
@@ -55,16 +62,37 @@ class RasterOptions:
         overlap: pixels that neighbouring tiles share.
         bands: see `RasterReader`.
         percentiles: see `RasterReader`.
+        blend: where tiles overlap, average their class probabilities and decide again, if the predictor keeps
+            scores; else each pixel has the label of the tile in whose core it lies, and refined outlines.
+        threshold: after blending, of classes that have none of their own; see `SegmentationHead`.
     """
 
     tile: int = 512
     overlap: int = 128
     bands: tuple[int, ...] | None = None
     percentiles: tuple[float, float] | None = None
+    blend: bool = True
+    threshold: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """For a run's settings: all of it changes results."""
         return json.loads(json.dumps(asdict(self)))
+
+
+def split_rasters(
+    images: Sequence[ImageFile], *, every: bool = False
+) -> tuple[list[ImageFile], list[ImageFile]]:
+    """The rasters among images, and the others.
+
+    Args:
+        images: of a run.
+        every: all TIFFs are rasters; else those on a map, and those too large for an image.
+    """
+    rasters = [
+        each for each in images if each.path.suffix.lower() in SUFFIXES and (every or is_raster(each.path))
+    ]
+    chosen = {each.name for each in rasters}
+    return rasters, [each for each in images if each.name not in chosen]
 
 
 def run_rasters(
@@ -80,6 +108,7 @@ def run_rasters(
     on_outcome: Callable[[Outcome], None] | None = None,
     on_tile: Callable[[ImageFile, int, int], None] | None = None,
     all_images: Sequence[ImageFile] | None = None,
+    summary: RunSummary | None = None,
 ) -> RunSummary:
     """Segment the rasters that are not done yet.
 
@@ -95,12 +124,13 @@ def run_rasters(
         on_outcome: called after each raster.
         on_tile: called after each batch of tiles with the raster, how many are done, and of how many.
         all_images: of the whole run, where other images than these are part of it.
+        summary: of those other images, to which these are added.
 
     Raises:
         VocabularyError, ConfigError, CheckpointError, MissingDependencyError: the set-up is wrong.
     """
     options = options or RasterOptions()
-    begin, summary = time.perf_counter(), RunSummary()
+    begin, summary = time.perf_counter(), summary or RunSummary()
     chosen = check_formats(formats)
     chosen += ["overlay"] if "html" in chosen else []
     kinds = ["labels", *(kind for kind in FORMATS if kind in chosen and kind != "labels")]
@@ -120,9 +150,9 @@ def run_rasters(
             summary.records.append(outcome.record)
         if on_outcome:
             on_outcome(outcome)
-    if not summary.failed:
+    if not any(each.name in folder.errors for each in rasters):
         shutil.rmtree(folder.path / WORK, ignore_errors=True)
-    summary.seconds = time.perf_counter() - begin
+    summary.seconds += time.perf_counter() - begin
     return summary
 
 
@@ -164,10 +194,13 @@ def _one(
             tiles = cut_tiles(reader.hw, options.tile, options.overlap)
             key = json.dumps([folder.fingerprint, where, options.to_dict(), reader.hw])
             void = void_label(len(style.names))
-            with Scratch(
-                folder.path / WORK, key, reader.hw, np.uint8 if void == 255 else np.uint16
-            ) as scratch:
-                segment_tiles(reader, tiles, ask, scratch, void, batch_size, note)
+            dtype = np.uint8 if void == 255 else np.uint16
+            with Scratch(folder.path / WORK, key, reader.hw, dtype, len(style.names)) as scratch:
+                segment_tiles(
+                    reader, tiles, ask, scratch, void, options.overlap,
+                    blend=options.blend, batch_size=batch_size, note=note,
+                )  # fmt: skip
+                scratch.blend(void, *_limits(vocabulary, options.threshold, void))
                 statistics = _write_rasters(dataset, scratch, folder.path, outputs, style, void)
                 _write_pictures(reader, folder.path, outputs, style, void)
             record: Record = {
@@ -199,73 +232,15 @@ def _one(
         return Outcome(image, record, failed=True)
 
 
-class Scratch:
-    """Labels and confidence of a raster while it is worked on, as plain files, and which tiles are done.
-
-    Args:
-        folder: where to; the files are named after `key`.
-        key: all that the results depend on: files of another key are not continued.
-        hw: pixels of the raster.
-        dtype: of the labels.
-    """
-
-    def __init__(self, folder: Path, key: str, hw: tuple[int, int], dtype: Any) -> None:
-        self.path = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
-        self.hw, self.dtype = hw, np.dtype(dtype)
-        self.done: set[int] = set()
-
-    def __enter__(self) -> Scratch:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._tiles = open(self.path / "tiles.txt", "a+b", buffering=0)
-        self._tiles.seek(0)
-        # A process that was killed may have left a torn line, which lacks its semicolon.
-        lines = self._tiles.read().split()
-        self.done = {int(line[:-1]) for line in lines if line.endswith(b";")}
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        self._files = [os.open(self.path / name, flags) for name in ("labels", "confidence")]
-        for file, size in zip(self._files, (self.dtype.itemsize, 1), strict=True):
-            os.truncate(file, self.hw[0] * self.hw[1] * size)
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self._tiles.close()
-        for file in self._files:
-            os.close(file)
-
-    def write(self, number: int, tile: Tile, labels: np.ndarray, confidence: np.ndarray) -> None:
-        """The core of a tile, after which it is done."""
-        (top, _), (left, _) = tile.core_rows, tile.core_columns
-        for file, part in zip(self._files, (labels.astype(self.dtype), confidence), strict=True):
-            for row, values in enumerate(np.ascontiguousarray(part), start=top):
-                os.lseek(file, (row * self.hw[1] + left) * part.itemsize, os.SEEK_SET)
-                os.write(file, values)
-        self._tiles.write(b"\n%d;" % number)
-        self.done.add(number)
-
-    def strips(self, height: int = BLOCK) -> Iterator[tuple[int, np.ndarray, UInt8[np.ndarray, "h w"]]]:
-        """From top to bottom: first row, labels, confidence."""
-        for top in range(0, self.hw[0], height):
-            shape = min(height, self.hw[0] - top), self.hw[1]
-            parts = []
-            for file, dtype in zip(self._files, (self.dtype, np.dtype(np.uint8)), strict=True):
-                os.lseek(file, top * self.hw[1] * dtype.itemsize, os.SEEK_SET)
-                content = bytearray()
-                while len(content) < shape[0] * shape[1] * dtype.itemsize:
-                    content += os.read(file, shape[0] * shape[1] * dtype.itemsize - len(content))
-                parts.append(np.frombuffer(content, dtype).reshape(shape))
-            yield top, parts[0], parts[1]
-
-    def remove(self) -> None:
-        """After the results are written."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
-
 def segment_tiles(
     reader: RasterReader,
     tiles: Sequence[Tile],
     ask: Predict,
     scratch: Scratch,
     void: int,
+    overlap: int,
+    *,
+    blend: bool = True,
     batch_size: int = 1,
     note: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
@@ -281,11 +256,21 @@ def segment_tiles(
             core = valid[inner]
             labels, confidence = np.full(core.shape, void), np.zeros(core.shape, np.uint8)
             if number in found:
+                scores = found[number].scores
+                if blend and scores is not None:
+                    scratch.add_scores(tiles[number], scores, overlap)
                 labels = np.where(core, found[number].labels[inner], void)
                 sure = (found[number].confidence[inner].clip(0, 1) * 255).round().astype(np.uint8)
                 confidence = np.where(core, sure, 0).astype(np.uint8)
             scratch.write(number, tiles[number], labels, confidence)
         note(len(scratch.done), len(tiles))
+
+
+def _limits(vocabulary: Any, threshold: float, void: int) -> tuple[np.ndarray, int]:
+    """Least probability by class, and the label of what is less probable."""
+    own = [entry.threshold for entry in vocabulary.classes]
+    limits = np.array([threshold if each is None else each for each in own], np.float32)
+    return limits, min(vocabulary.background) if vocabulary.background else void
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ovseg.geo import RasterReader, cut_tiles, is_raster, open_raster, read_geor
 from ovseg.inferencer import Inferencer
 from ovseg.inputs import ImageFile
 from ovseg.outputs.run_files import write_run_files
-from ovseg.raster_runs import RasterOptions, run_rasters
+from ovseg.raster_runs import RasterOptions, run_rasters, split_rasters
 from ovseg.results import Segmentation
 from ovseg.run_folder import RunFolder
 from ovseg.runs import RunSummary
@@ -94,20 +94,23 @@ def read(path: Path) -> np.ndarray:
 @given(st.integers(1, 700), st.integers(1, 700), st.sampled_from([(64, 32), (96, 0), (128, 64), (512, 128)]))
 def test_cores_cover_every_pixel_once(height: int, width: int, sizes: tuple[int, int]) -> None:
     side, overlap = sizes
-    visits = np.zeros((height, width), int)
+    whole = -(-height // 8) * 8, -(-width // 8) * 8  # what is read ends at a multiple of 8
+    visits = np.zeros(whole, int)
     for tile in cut_tiles((height, width), side, overlap):
         (top, bottom), (left, right) = tile.rows, tile.columns
-        assert (bottom - top, right - left) == (min(side, height), min(side, width))
+        assert (bottom - top, right - left) == (min(side, whole[0]), min(side, whole[1]))
+        assert top % 8 == left % 8 == 0
         part = np.zeros((bottom - top, right - left), int)
         part[tile.inner] = 1
         visits[top:bottom, left:right] += part
         for (start, end), (first, last), length in (
-            (tile.rows, tile.core_rows, height),
-            (tile.columns, tile.core_columns, width),
+            (tile.rows, tile.core_rows, whole[0]),
+            (tile.columns, tile.core_columns, whole[1]),
         ):
             assert first - start >= overlap // 2 or start == 0
             assert end - last >= overlap // 2 or end == length
-    assert (visits == 1).all()
+    assert (visits[:height, :width] == 1).all()
+    assert visits.sum() == height * width
 
 
 def test_tiles_show_no_seams(tmp_path: Path) -> None:
@@ -126,21 +129,57 @@ def test_tiles_show_no_seams(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("tiny_weights")
 def test_a_method_with_sliding_windows_gives_the_same_labels(tmp_path: Path) -> None:
-    raster = write(tmp_path / "a.tif", smooth((256, 320), dtype=np.uint8, top=255))
-    method = Inferencer("sclip", encoder="tiny", short_side=None, crop=64, stride=32, device="cpu")
-    go([raster], tmp_path / "whole", method, ("labels", "scores"), tile=512, overlap=0)
-    go([raster], tmp_path / "tiled", method, ("labels", "scores"), tile=192, overlap=128 - 64)
-    labels, confidence = (
-        [read(tmp_path / run / kind / "a.tif") for run in ("whole", "tiled")]
-        for kind in ("labels", "confidence")
-    )
-    assert len(np.unique(labels[0])) > 1
-    assert (labels[0] == labels[1]).mean() > 0.9
-    # With a margin as wide as a window, all windows of a pixel are the same.
-    go([raster], tmp_path / "same", method, ("labels", "scores"), tile=256, overlap=128)
-    np.testing.assert_array_equal(read(tmp_path / "same/labels/a.tif"), labels[0])
-    sure = read(tmp_path / "same/confidence/a.tif")
-    np.testing.assert_allclose(sure.astype(int), confidence[0].astype(int), atol=1)
+    raster = write(tmp_path / "a.tif", smooth((320, 400), dtype=np.uint8, top=255))
+    options = dict(short_side=None, crop=32, stride=16, device="cpu", keep_scores=True)
+    method = Inferencer("sclip", encoder="tiny", **options)
+    for blend in (True, False):
+        for name, sizes in (("whole", (512, 0)), ("tiled", (256, 128))):
+            out = tmp_path / f"{name}{blend}"
+            go([raster], out, method, ("labels", "scores"), tile=sizes[0], overlap=sizes[1], blend=blend)
+        whole, tiled = (read(tmp_path / f"{name}{blend}/labels/a.tif") for name in ("whole", "tiled"))
+        assert len(np.unique(whole)) > 1
+        assert (whole == tiled).mean() > 0.999  # half-precision sums may turn a tie
+        whole, tiled = (read(tmp_path / f"{name}{blend}/confidence/a.tif") for name in ("whole", "tiled"))
+        np.testing.assert_allclose(tiled.astype(int), whole.astype(int), atol=1)
+
+
+class Moody:
+    """Sure of a class in one tile and less so in the next, as a method that looks at a whole tile may be."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def answers(self, images: Iterable[Any], classes: Any, **given: Any) -> Iterator[Answers]:
+        for image in images:
+            sure = 0.9 if self.calls % 2 else 0.5
+            self.calls += 1
+            hw = image.shape[0], image.shape[1]
+            scores = np.full((3, hw[0] // 8, hw[1] // 8), (1 - sure) / 2, np.float32)
+            scores[1] = sure
+            labels, confidence = np.ones(hw, np.uint8), np.full(hw, sure, np.float32)
+            yield Answers(hw, classes.names, Segmentation(labels, classes.names, confidence, scores=scores))
+
+
+def test_blending_leaves_no_jump_where_tiles_meet(tmp_path: Path) -> None:
+    raster, jumps = write(tmp_path / "a.tif", smooth((250, 420))), []
+    for blend in (False, True):
+        out = tmp_path / str(blend)
+        go([raster], out, Moody(), ("labels", "scores"), tile=128, overlap=64, blend=blend)
+        assert (read(out / "labels/a.tif") == 1).all()
+        sure = read(out / "confidence/a.tif").astype(int)
+        assert (sure.min(), sure.max()) == pytest.approx((0.5 * 255, 0.9 * 255), abs=1.5)
+        jumps.append(max(np.abs(np.diff(sure, axis=axis)).max() for axis in (0, 1)))
+    assert jumps[0] >= 101
+    assert jumps[1] <= 8
+
+
+def test_a_threshold_holds_after_blending(tmp_path: Path) -> None:
+    raster = write(tmp_path / "a.tif", smooth((250, 420)))
+    go([raster], tmp_path / "out", Moody(), ("labels", "scores"), tile=128, overlap=64, threshold=0.7)
+    labels, sure = (read(tmp_path / f"out/{kind}/a.tif") for kind in ("labels", "confidence"))
+    assert set(np.unique(labels)) == {1, 255}
+    assert (sure[labels == 1] >= 0.7 * 255 - 1).all()
+    assert (sure[labels == 255] <= 0.7 * 255 + 1).all()
 
 
 def test_results_lie_on_the_same_map(tmp_path: Path) -> None:
@@ -192,7 +231,7 @@ def test_the_stretch_is_one_and_global(tmp_path: Path) -> None:
 
 
 def test_bytes_stay_and_bands_are_found_by_their_meaning(tmp_path: Path) -> None:
-    values = smooth((40, 50), count=4, dtype=np.uint8, top=200)
+    values = smooth((40, 48), count=4, dtype=np.uint8, top=200)
     path = write(tmp_path / "a.tif", values)
     with rasterio.open(path, "r+") as dataset:
         dataset.colorinterp = [ColorInterp.undefined, ColorInterp.blue, ColorInterp.green, ColorInterp.red]
@@ -279,6 +318,14 @@ def test_a_broken_raster_does_not_end_the_run(tmp_path: Path) -> None:
     assert summary.done == 1
     assert [name for name, _ in summary.failed] == ["b.tif"]
     assert folder.errors["b.tif"]["stage"] == "read"
+
+
+def test_rasters_are_told_from_photographs(tmp_path: Path) -> None:
+    mapped = write(tmp_path / "a.tif", smooth((20, 20)))
+    plain = write(tmp_path / "b.TIF", smooth((20, 20)), crs=None)
+    a, b, c = (ImageFile(path, path.name) for path in (mapped, plain, tmp_path / "c.jpg"))
+    assert split_rasters([c, b, a]) == ([a], [c, b])
+    assert split_rasters([c, b, a], every=True) == ([b, a], [c])
 
 
 def test_which_files_are_rasters(tmp_path: Path) -> None:

@@ -58,11 +58,11 @@ class Found:
     @property
     def text(self) -> str:
         """The amounts in words."""
-        words = [f"{self.amount['n']:g}"] if "n" in self.amount else []
+        words = [f"{self.amount['n']:g} objects"] if "n" in self.amount else []
         share = self.amount.get("px")
         if share is not None:
             words.append(f"{share:.1%}" if share >= 0.0005 else "<0.1%")
-        return ", ".join(words)
+        return " · ".join(words)
 
 
 def write_report(
