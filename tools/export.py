@@ -6,7 +6,6 @@ Thin on purpose: arguments here, the work in `ovseg.export`. `docs/export.md` ha
 from __future__ import annotations
 
 import argparse
-import ast
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exports, compares, reports."""
+    from ovseg.arguments import parse_options
     from ovseg.errors import ConfigError, unknown_name
     from ovseg.export.build import encode_words, export
     from ovseg.export.formats import FORMATS
@@ -141,22 +141,6 @@ def compare(arguments: argparse.Namespace, inferencer: Any, path: Path, template
     classes = arguments.words or DEMO / "classes.txt"
     share = label_agreement(inferencer, OnnxInferencer(path), images, classes, templates)
     say(f"  {share:.2%} of the pixels of {len(images)} images have the same label as by torch")
-
-
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` with Python values; what is no Python value is text."""
-    from ovseg.errors import ConfigError
-
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--opts got '{pair}': expected KEY=VALUE, as in short_side=448")
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = {"true": True, "false": False, "none": None}.get(value.lower(), value)
-    return options
 
 
 if __name__ == "__main__":
