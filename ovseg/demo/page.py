@@ -200,19 +200,20 @@ def build_page(
                         elem_id="slider",
                     )
             with gr.Accordion("Explain a point", open=True, elem_id="explain"), gr.Row(equal_height=False):
-                spot = gr.HTML(SPOT_HINT, elem_id="spot", scale=4, min_width=280)
-                alike = gr.Gallery(
-                    label="Alike to the point",
-                    columns=2,
-                    height=250,
-                    object_fit="contain",
-                    format="jpeg",
-                    scale=5,
-                    visible=False,
-                    interactive=False,
-                    buttons=["fullscreen"],
-                    elem_id="alike",
-                )
+                with gr.Column(scale=4, min_width=250):
+                    spot = gr.HTML(SPOT_HINT, elem_id="spot")
+                with gr.Column(scale=5, min_width=250):
+                    alike = gr.Gallery(
+                        label="Alike to the point",
+                        columns=2,
+                        height=230,
+                        object_fit="contain",
+                        format="jpeg",
+                        visible=False,
+                        interactive=False,
+                        buttons=["fullscreen"],
+                        elem_id="alike",
+                    )
             with gr.Accordion("Downloads and link", open=False, elem_id="keep"):
                 make_files = gr.Button("Make files of this answer", elem_id="make-files")
                 files = gr.File(

@@ -46,6 +46,7 @@ ul.bars { list-style: none; margin: 6px 0; padding: 0; display: grid; gap: 6px; 
 .bars .cosine { flex: none; min-width: 52px; text-align: right; font-variant-numeric: tabular-nums;
   font-size: 12px; color: var(--body-text-color-subdued); }
 #examples .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)) !important; gap: 6px;
+  grid-template-rows: none !important; grid-auto-rows: auto !important; height: auto !important;
   padding-top: 26px; }
 #examples .thumbnail-item { aspect-ratio: 4 / 3 !important; height: auto !important; }
 #alike .caption-label { max-width: 100% !important; font-size: 12px; }

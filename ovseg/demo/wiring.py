@@ -36,13 +36,19 @@ def wire(blocks: gr.Blocks, page: Page, handlers: Handlers, *, concurrency: int)
     }
     gr.on(
         [
-            page.image.change, page.words.submit, page.words.blur, page.background.submit,
-            page.background.blur, page.threshold.release, page.opacity.release, page.method.input,
+            page.image.change, page.words.submit, page.background.submit, page.method.input,
             page.other.input, page.colorblind.input, page.good.change, page.run.click,
         ],
         trigger_mode="always_last",
         **run,
     )  # fmt: skip
+    # A field that loses the focus because the picture is clicked must not cover it: the click would be lost.
+    gr.on(
+        [page.words.blur, page.background.blur, page.threshold.release, page.opacity.release],
+        trigger_mode="always_last",
+        show_progress="hidden",
+        **run,
+    )
     page.image.input(lambda: "", None, page.example, queue=False, **PRIVATE)
     page.encoder.input(
         handlers.new_encoder,

@@ -133,7 +133,7 @@ def test_a_visit(page: Page, address: str, tmp_path: Path) -> None:
 def test_a_link_opens_a_task(page: Page, address: str, tab: str, tmp_path: Path) -> None:
     words, example = {
         "detect": ("laptop, cat, pizza, bicycle, orange", "desk.jpg"),
-        "count": ("donut", "many_1.jpg"),
+        "count": ("donut&background=wood, water", "many_1.jpg"),
         "anomaly": ("handbag", "one_1.jpg"),
     }[tab]
     page.goto(f"{address}?words={words}&example={example}&tab={tab}&opacity=0.6")
