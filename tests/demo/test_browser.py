@@ -5,6 +5,7 @@ With `OVSEG_SCREENSHOTS=1` it keeps the pictures of `docs/images/demo-*.png`.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -68,7 +69,9 @@ def keep(page: Page, name: str) -> None:
     if os.environ.get("OVSEG_SCREENSHOTS"):
         page.mouse.move(5, 5)
         time.sleep(1.5)  # spinners fade
-        page.screenshot(path=ROOT / f"docs/images/demo-{name}.png", full_page=True)
+        with Image.open(io.BytesIO(page.screenshot(full_page=True))) as picture:
+            small = picture.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+        small.save(ROOT / f"docs/images/demo-{name}.png", optimize=True)
 
 
 def pixels(page: Page, selector: str, tmp_path: Path) -> np.ndarray:
