@@ -182,7 +182,7 @@ def windows(rounds: int, strides: Sequence[int] = (112, 80, 64, 48, 32)) -> Part
 def classes(rounds: int, numbers: Sequence[int] = (10, 30, 100, 300, 1000)) -> Part:
     """From features to labels: what words cost once an image is encoded, for images of several sizes."""
     scorer, head = build_method("sclip", clip_b16()).eval(), SegmentationHead()
-    sizes = ((375, 500), (750, 1000), (1500, 2000))
+    sizes = ((375, 500), (750, 1000))
     features = {f"{h} x {w}": scorer.encode(scorer.prepare([noise(h, w)]), (h, w)) for h, w in sizes}
     banks = {number: words(number, 512) for number in numbers}
     works = {
