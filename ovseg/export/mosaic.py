@@ -40,14 +40,21 @@ def bilinear_matrix(cells: int, pixels: int) -> Float[np.ndarray, "pixels cells"
 
 
 def resize_image(image: UInt8[np.ndarray, "H W 3"], size_hw: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """Bilinear, not antialiased, as OpenCV does it; bytes may differ from its by 1."""
+    """Bilinear, not antialiased, in the fixed-point numbers that OpenCV calculates bytes with.
+
+    Weights are multiples of 1/2048; the sum over rows drops bits before it is rounded (`VResizeLinear` in
+    OpenCV's modules/imgproc/src/resize.cpp).
+    """
     if image.shape[:2] == size_hw:
         return image
     top, bottom, down = _taps(image.shape[0], size_hw[0])
     left, right, across = _taps(image.shape[1], size_hw[1])
-    rows = image[top] * (1 - down)[:, None, None] + image[bottom] * down[:, None, None]
-    pixels = rows[:, left] * (1 - across)[:, None] + rows[:, right] * across[:, None]
-    return np.floor(pixels + 0.5).clip(0, 255).astype(np.uint8)
+    pixels = image.astype(np.int32)
+    first, second = (np.rint(each * 2048).astype(np.int32)[:, None] for each in (1 - across, across))
+    wide = (pixels[:, left] * first + pixels[:, right] * second) >> 4
+    upper, lower = (np.rint(each * 2048).astype(np.int32)[:, None, None] for each in (1 - down, down))
+    total = ((wide[top] * upper) >> 16) + ((wide[bottom] * lower) >> 16)
+    return ((total + 2) >> 2).clip(0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
