@@ -49,7 +49,7 @@ def test_operations_of_a_tower_by_hand(flops: ModuleType) -> None:
 
 def test_hours_and_prices(flops: ModuleType) -> None:
     assert flops.gpu_hours(1e7, 36e9, 100e12, 0.5) == pytest.approx(2.0)
-    counted = {("sclip", "ViT-B/16"): (30 * 10**9, 10**9)}
+    counted = {("sclip", "ViT-B/16"): 31 * 10**9}
     text = "\n".join(flops.estimate(counted, 1e6, 0.5, {"L4": 3.0}, (0.001, 0.002)))
     hours = 1e6 * 31e9 / (121e12 * 0.5) / 3600
     assert f"| {hours:,.1f} |" in text
