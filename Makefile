@@ -4,12 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --override overrides.txt
 
-.PHONY: run test check lint types bench docs constraints clean
+.PHONY: run demo test check lint types bench docs constraints clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed  ## segment demo/images with the bundled model
 	$(BIN)/python tools/infer.py demo/images --method proxyclip --refine sam --encoder bundled \
 		--opts short_side=224 crop=112 stride=56 --classes demo/classes.txt -o out/demo
+
+demo: $(VENV)/.installed-demo  ## the page in a browser, at http://127.0.0.1:7860
+	$(BIN)/python demo/app.py
 
 test: $(VENV)/.installed-dev  ## the whole test suite
 	$(BIN)/python -m pytest
@@ -44,10 +47,15 @@ $(VENV)/.installed: $(BIN)/uv pyproject.toml constraints.txt overrides.txt
 	$(INSTALL) --editable '.[heif]'
 	@touch $@
 
+$(VENV)/.installed-demo: $(BIN)/uv pyproject.toml constraints.txt overrides.txt
+	@echo "Installing ovseg and gradio into $(VENV) (a few minutes the first time) ..."
+	$(INSTALL) --editable '.[heif,demo]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: $(BIN)/uv pyproject.toml constraints.txt overrides.txt
 	@echo "Installing ovseg and its development tools into $(VENV) (a few minutes the first time) ..."
 	$(INSTALL) --editable '.[dev]'
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-demo
 
 clean:
 	rm -rf $(VENV) out build *.egg-info

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ovseg.records import in_words
 
 if TYPE_CHECKING:
+    from ovseg.inputs import ImageFile
     from ovseg.runs import Outcome, RunSummary
 
 
@@ -42,6 +43,11 @@ class Progress:
         self._bar.update()
         if self.failed:
             self._bar.set_postfix_str(f"{self.failed} failed", refresh=False)
+
+    def tile(self, image: ImageFile, done: int, total: int) -> None:
+        """Show how far a raster is."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{image.name}: tile {done} of {total}")
 
     def close(self) -> None:
         """Leave the terminal as it was."""

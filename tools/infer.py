@@ -7,197 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ovseg.infer_arguments import build_parser
 
 if TYPE_CHECKING:
     from ovseg.console import Progress
     from ovseg.outputs.palette import Scheme
     from ovseg.text.vocabulary import Vocabulary
-
-EXAMPLES = """\
-examples:
-  python tools/infer.py photos/ --classes "cat, dog, sofa, grass" -o out/
-  python tools/infer.py photos/ --task segment,count --classes "cat, dog" --formats overlay,coco -o out/
-  python tools/infer.py photos/ --task count --classes "sheep" --cache features/ -o out/
-  python tools/infer.py parts/ --task anomaly --good good_parts/ -o out/
-  python tools/infer.py parts/ --task anomaly --method winclip --classes bottle -o out/
-  python tools/infer.py photos/ --task detect --classes "cat, dog" --proposals sam --crops masked -o out/
-  python tools/infer.py photos/ --classes "cat, dog" --method sclip --encoder clip_vitb16_openai -o out/
-  python tools/infer.py 'photos/**/*.jpg' --classes words.yaml --threshold 0.3 --formats labels,scores -o out/
-  python tools/infer.py photos/ --method configs/sclip/sclip_vitb16_voc21.py -o out/
-  python tools/infer.py images.txt --classes ade20k --device cuda --dtype fp16 --batch-size 16 -o out/
-  python tools/infer.py photos/ --classes "cat, dog" --method proxyclip --guide dinov2_vitb14_reg -o out/
-  python tools/infer.py photos/ --classes "cat, dog" --method naclip --refine pamr,sam -o out/
-  python tools/infer.py demo/images --classes demo/classes.txt --encoder bundled -o out/demo
-
-exit status: 0 all images done, 1 some failed (see errors.jsonl), 2 wrong usage, 130 stopped with Ctrl-C.
-The same command again finishes a stopped run and tries failed images once more.
-"""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    from ovseg.arguments import HelpFormatter
-
-    parser = argparse.ArgumentParser(
-        prog="infer.py",
-        description="Name anything in words: find it in images, box it, count it, see what is wrong with it.",
-        epilog=EXAMPLES,
-        formatter_class=HelpFormatter,
-    )
-    parser.add_argument(
-        "inputs", nargs="*", metavar="INPUT", help="images: files, folders (recursive), globs, or .txt lists"
-    )
-    what = parser.add_argument_group("what to find")
-    what.add_argument(
-        "-t",
-        "--task",
-        default="segment",
-        help="of: segment, instances, detect, anomaly, count; several as segment,count",
-    )
-    what.add_argument(
-        "-c",
-        "--classes",
-        help='words: "cat, dog", a .txt, .json or .yaml file, or the name of a shipped list',
-    )
-    what.add_argument(
-        "--templates",
-        help="prompt templates: a set's name, or your own as 'a {}|a photo of a {}' (default: imagenet80)",
-    )
-    what.add_argument(
-        "--truncate", action="store_true", help="cut prompts that are longer than the model can read"
-    )
-    what.add_argument(
-        "--threshold", type=float, help="less probable pixels become background or no class (default: 0)"
-    )
-    what.add_argument(
-        "--area-threshold", type=float, help="drop classes that hold at most this share (default: 0)"
-    )
-    what.add_argument(
-        "--reject",
-        metavar="RULE:LEAST",
-        help="pixels that fit none of the words become void: msp, maxlogit, energy or mcm, as maxlogit:9",
-    )
-    what.add_argument(
-        "--reject-images", metavar="RULE:LEAST", help="the same for whole images, by their class token"
-    )
-    boxes = parser.add_argument_group("detection by proposals")
-    boxes.add_argument(
-        "--proposals",
-        metavar="sam|FILE",
-        help="name regions instead of pixels: SAM's masks, or a COCO file's",
-    )
-    boxes.add_argument(
-        "--crops", choices=("masked", "blurred"), help="let CLIP look at a picture of each region, too"
-    )
-    wrong = parser.add_argument_group("anomaly")
-    wrong.add_argument(
-        "--anomaly",
-        metavar="METHOD",
-        help="words (default), winclip, anovl, anomalyclip, or patch-memory (default with --good)",
-    )
-    wrong.add_argument(
-        "--good",
-        type=Path,
-        metavar="DIR",
-        help="images without a fault to compare with; they give a threshold",
-    )
-    wrong.add_argument("--shots", type=int, help="only so many of the good images")
-    wrong.add_argument(
-        "--anomaly-threshold", metavar="FILE|NUMBER", help="from which score on something is anomalous"
-    )
-    wrong.add_argument(
-        "--prompts", metavar="FILE", help="AnomalyCLIP's learned prompts, or a set of state prompts"
-    )
-    how = parser.add_argument_group("how")
-    how.add_argument("--method", default="sclip", help="a method's name, or an OpenMMLab config file (.py)")
-    how.add_argument("--encoder", help="an encoder's name, or 'bundled' (default: the best one at hand)")
-    how.add_argument(
-        "--weights",
-        type=Path,
-        help="a local weights file instead of the encoder's own; the checkpoint of a config that was trained",
-    )
-    how.add_argument(
-        "--guide",
-        help="the DINO (or SAM) that a method asks, such as dino_vitb8, dinov2_vitb14_reg or name=FILE",
-    )
-    how.add_argument("--sam", help="the SAM that a method or refinement asks: sam_vitb, sam_vith, name=FILE")
-    how.add_argument("--saliency", help="FOUND's weights, for clip-dinoiser-teacher")
-    how.add_argument("--convolutions", help="CLIP-DINOiser's weights, for clip-dinoiser")
-    how.add_argument(
-        "--refine",
-        help="after the scores: pamr, sam, regions, several as pamr,sam, or none (default: the method's)",
-    )
-    how.add_argument(
-        "--regions",
-        type=Path,
-        metavar="DIR",
-        help="regions by image name (.png, .npy, .npz) for corrclip and --refine regions, instead of SAM's",
-    )
-    how.add_argument(
-        "--enrich",
-        type=Path,
-        metavar="FILE",
-        help="YAML of sentences by class, which enrich the words (ExCEL)",
-    )
-    how.add_argument(
-        "--cache",
-        type=Path,
-        metavar="DIR",
-        help="keep the encoded images: other words and tasks on the same images then load no image tower",
-    )
-    how.add_argument(
-        "--token-merging",
-        type=float,
-        metavar="KEEP",
-        help="merge alike tokens, so that each block leaves this share: faster, a little less accurate",
-    )
-    how.add_argument("--compile", action="store_true", help="let torch compile the networks' blocks")
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    how.add_argument(
-        "--dtype", default="float32", choices=("float32", "bf16", "fp16"), help="of the networks"
-    )
-    how.add_argument(
-        "--batch-size",
-        type=int,
-        help="images at a time; results do not depend on it (default: 1 on a CPU, else 8)",
-    )
-    how.add_argument(
-        "--opts",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="options of the method, as short_side=448 (of a config: model.method.short_side=448), and of a "
-        "task's head, as detect.min_score=0.3",
-    )
-    output = parser.add_argument_group("output")
-    output.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder of the run")
-    output.add_argument(
-        "--formats", default="labels,overlay", help="of: labels, overlay, scores, coco, panoptic, yolo"
-    )
-    output.add_argument(
-        "--shard", metavar="I/N", help="only part I of N, into a folder of its own; merge_runs.py joins them"
-    )
-    output.add_argument(
-        "--launcher",
-        choices=("pytorch", "slurm"),
-        help="a shard for each process of torchrun or srun",
-    )
-    output.add_argument("--opacity", type=float, default=0.55, help="of the overlay's colours, 0 to 1")
-    output.add_argument("--no-legend", action="store_true", help="overlays without the legend")
-    output.add_argument(
-        "--colorblind", action="store_true", help="colours that colour-blind people tell apart"
-    )
-    output.add_argument(
-        "--overwrite", action="store_true", help="replace the results of a run with other settings"
-    )
-    output.add_argument("-q", "--quiet", action="store_true", help="print failures only")
-    reading = parser.add_argument_group("reading")
-    reading.add_argument("--limit", type=int, help="only the first so many images")
-    reading.add_argument("--max-pixels", type=int, help="refuse larger images (default: 89,478,485)")
-    reading.add_argument("--matte", default="#ffffff", help="the colour behind transparent pixels")
-    reading.add_argument("--readers", type=int, default=2, help="threads that read files")
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -267,12 +84,15 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
     shard = shard_of(arguments)
     images = all_images if shard is None else shard.images(all_images)
     out = arguments.out if shard is None else shard.folder(arguments.out)
+    if arguments.geo and tasks != ("segment",):
+        raise ConfigError("--geo is for --task segment alone: rasters are segmented tile by tile")
 
     from ovseg import __version__
     from ovseg.batch import BatchPredictor
     from ovseg.console import report
     from ovseg.outputs.run_files import write_class_files, write_run_files
     from ovseg.outputs.writers import build_writers
+    from ovseg.raster_runs import RasterOptions, run_rasters, split_rasters
     from ovseg.run_folder import RunFolder
     from ovseg.runs import run
 
@@ -284,14 +104,24 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
     }
     vocabulary, templates = words_of(arguments)
     judged = arguments.good is not None or arguments.anomaly_threshold is not None
-    formats = arguments.formats.split(",")
+    formats = arguments.formats.split(",") + (["html"] if arguments.report else [])
+    refined = arguments.refine not in (None, "none") or arguments.reject or arguments.reject_images
+    rasters, photos = split_rasters(images, every=arguments.geo) if tasks == ("segment",) else ([], images)
+    raster_options = RasterOptions(
+        arguments.tile,
+        arguments.overlap,
+        parse_numbers(arguments.bands, "--bands", int),
+        parse_numbers(arguments.percentiles, "--percentiles", float),
+        blend=not refined,  # refined outlines are finer than blended probabilities
+        threshold=arguments.threshold or 0.0,
+    )
     chosen = build_writers(formats, tasks, colors=vocabulary.colors, judged=judged, **style)
     regions = None
     if arguments.regions is not None:
         from ovseg.regions import RegionFolder
 
         regions = RegionFolder(arguments.regions)
-    keep_scores = any(each.kind == "scores" for each in chosen)
+    keep_scores = bool(rasters) or any(each.kind == "scores" for each in chosen)
     predictor = build_predictor(arguments, tasks, options, keep_scores=keep_scores)
     if predictor.notice and not arguments.quiet:
         print(predictor.notice)
@@ -306,6 +136,7 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
         "overlay": style,
         "regions": None if arguments.regions is None else str(arguments.regions),
         "matte": list(matte),
+        "raster": raster_options.to_dict(),
     }
     folder = RunFolder(out, settings, versions, overwrite=arguments.overwrite)
     with folder:
@@ -315,26 +146,44 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
             shard.note(folder, images)
         write_class_files(folder, vocabulary, chosen, scheme)
         progress.start(len(images))
+        predict = BatchPredictor(
+            predictor,
+            vocabulary,
+            chosen,
+            tasks=tasks,
+            templates=templates,
+            limits=Limits(max_pixels=arguments.max_pixels) if arguments.max_pixels else None,
+            matte=matte,
+            regions=regions,
+            names=arguments.proposals not in (None, "sam"),
+        )
+        batch_size = arguments.batch_size or default_batch_size(predictor)
         summary = run(
-            BatchPredictor(
-                predictor,
-                vocabulary,
-                chosen,
-                tasks=tasks,
-                templates=templates,
-                limits=Limits(max_pixels=arguments.max_pixels) if arguments.max_pixels else None,
-                matte=matte,
-                regions=regions,
-                names=arguments.proposals not in (None, "sam"),
-            ),
-            images,
+            predict,
+            photos,
             folder,
-            batch_size=arguments.batch_size or default_batch_size(predictor),
+            batch_size=batch_size,
             readers=arguments.readers,
             on_outcome=progress.note,
             all_images=all_images,
         )
-        files = write_run_files(folder, images, vocabulary, tasks, formats)
+        if rasters:
+            run_rasters(
+                predict,
+                rasters,
+                folder,
+                formats,
+                raster_options,
+                scheme=scheme,
+                opacity=arguments.opacity,
+                batch_size=batch_size,
+                on_outcome=progress.note,
+                on_tile=progress.tile,
+                all_images=all_images,
+                summary=summary,
+            )
+            folder.finish(images)
+        files = write_run_files(folder, images, vocabulary, tasks, formats, scheme)
     progress.close()
     report(
         summary,
@@ -344,6 +193,16 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
         quiet=arguments.quiet,
     )
     return 1 if summary.failed else 0
+
+
+def parse_numbers(text: str | None, option: str, kind: Any) -> Any:
+    """Numbers between commas as a tuple; None stays."""
+    from ovseg.errors import ConfigError
+
+    try:
+        return None if text is None else tuple(kind(each) for each in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{option} is '{text}': expected numbers between commas") from None
 
 
 def shard_of(arguments: argparse.Namespace) -> Any:
