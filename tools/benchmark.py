@@ -90,8 +90,9 @@ def bench_heads(arguments: argparse.Namespace, argv: list[str]) -> int:
     common = {"repeats": arguments.repeats, "threads": arguments.threads, "tiny": arguments.tiny}
     size_hw = arguments.size or (375, 500)
     tasks = run_case({"case": "tasks", "size_hw": size_hw, "device": str(device), **common}, "heads")
+    large_hw = (100, 150) if arguments.tiny else (1000, 1500)
     sizes = {
-        number: run_case({"case": "classes", "size_hw": (1000, 1500), "classes": number, **common}, "heads")
+        number: run_case({"case": "classes", "size_hw": large_hw, "classes": number, **common}, "heads")
         for number in (80, 1203)
     }
     few, many = sizes[80], sizes[1203]

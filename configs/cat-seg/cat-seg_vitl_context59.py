@@ -1,2 +1,6 @@
-_base_ = ["../_base_/methods/cat-seg_vitl.py", "../_base_/datasets/context59.py", "../_base_/runtime/default.py"]
+_base_ = [
+    "../_base_/methods/cat-seg_vitl.py",
+    "../_base_/datasets/context59.py",
+    "../_base_/runtime/default.py",
+]
 model = dict(vocabulary="context59")

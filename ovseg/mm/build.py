@@ -202,7 +202,12 @@ def predictor_from_config(
     from ovseg.mm.trainable import TrainableModel  # which needs this module
 
     config = load_config(path)
-    model = _call(MODELS.build, {"cfg": ConfigDict(model_of(config) | changes)}, "model")
+    try:
+        model = _call(MODELS.build, {"cfg": ConfigDict(model_of(config) | changes)}, "model")
+    except KeyError as error:
+        raise ConfigError(
+            f"config {config.filename or ''} has no model of type OvSegmentor or another of ovseg's: {error}"
+        ) from error
     if not hasattr(model, "predictor"):
         raise ConfigError(
             f"config {config.filename or ''}: its model is no TrainableModel, but {type(model)}"

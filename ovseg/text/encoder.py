@@ -172,7 +172,9 @@ class TextEncoder(nn.Module):
         if long:
             message = self._describe_long(long)
             if on_long == "error":
-                raise VocabularyError(f"{message} Shorten them, use shorter templates, or allow truncation (--truncate).")
+                raise VocabularyError(
+                    f"{message} Shorten them, use shorter templates, or allow truncation (--truncate)."
+                )
             log.warning("%s Their ends are cut off.", message)
         return batches
 

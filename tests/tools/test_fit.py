@@ -86,7 +86,7 @@ def test_given_strength_and_quiet(
         (["-o", "w.json", "--strength", "-1"], 2, "--strength is at least 0"),
         (["-o", "w.json", "--examples", "nowhere"], 2, "no such folder of examples: nowhere"),
         (["-o", "w.json", "--classes", "red, blue"], 2, "'green' is not a class of the vocabulary"),
-        (["-o", "w.json", "--opts", "crop"], 2, "expected KEY=VALUE"),
+        (["-o", "w.json", "--opts", "crop"], 2, "takes KEY=VALUE"),
     ],
 )
 def test_mistakes(

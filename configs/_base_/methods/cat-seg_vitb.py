@@ -1,4 +1,5 @@
-# CAT-Seg as published: the project's own config, sizes and test pipeline; the project lies beside the package:
+# CAT-Seg as published: the project's own config, sizes and test pipeline; the project lies beside the
+# package:
 # --cfg-options model.project=CHECKOUT/projects/CAT-Seg. Its checkpoint is named on the command line.
 model = dict(
     type="MMSegModel",
