@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--reject-images", metavar="RULE:LEAST", help="the same for whole images, by their class token"
     )
-    boxes = parser.add_argument_group("detection by proposals")
+    boxes = parser.add_argument_group("detection")
     boxes.add_argument(
         "--proposals",
         metavar="sam|FILE",
@@ -82,6 +82,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     boxes.add_argument(
         "--crops", choices=("masked", "blurred"), help="let CLIP look at a picture of each region, too"
+    )
+    boxes.add_argument(
+        "--refer",
+        action="store_true",
+        help="the words are phrases, and each means the one region it fits best",
+    )
+    boxes.add_argument(
+        "--attributes", metavar="WORDS", help="what boxes may be, as 'red, wooden': each scored by itself"
     )
     wrong = parser.add_argument_group("anomaly")
     wrong.add_argument(

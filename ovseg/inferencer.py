@@ -39,6 +39,8 @@ from ovseg.text.kinds import things_of
 from ovseg.text.states import anomaly_bank
 from ovseg.text.vocabulary import Vocabulary
 
+#: What is said of an attribute.
+ATTRIBUTE_TEMPLATES = ("a photo of something that is {}", "a photo of a {} thing")
 #: Encoded vocabularies that are kept.
 BANKS_KEPT = 8
 
@@ -77,6 +79,8 @@ class Inferencer:
         heads: a head for each task, with options of their own; then the three before are not asked.
         reject: steps that follow all refinement and say "none of these" of pixels or images, such as
             `ovseg.heads.rejection.Rejection`.
+        attributes: a second vocabulary ("red, wooden"), each scored by itself on every box that is found
+            (OvarNet's use of two vocabularies); see `ovseg.heads.regions.describe`.
         on_long: a prompt longer than the model's context is an "error", or is cut ("truncate").
         text_cache: folder for encoded words; None is the user's cache folder.
         feature_cache: folder for encoded images, which are then asked again without any image tower: those
@@ -110,6 +114,7 @@ class Inferencer:
         keep_scores: bool = False,
         heads: TaskHeads | None = None,
         reject: Sequence[nn.Module] = (),
+        attributes: Any = None,
         on_long: OnLong = "error",
         text_cache: str | Path | None = None,
         feature_cache: str | Path | None = None,
@@ -177,6 +182,7 @@ class Inferencer:
         self.refine = [type(step).__name__ for step in self.reader.refine]
         self.feature_cache = None if feature_cache is None else FeatureCache(feature_cache, self.image_side())
         self.on_long: OnLong = on_long
+        self.attributes = None if attributes is None else Vocabulary.parse(attributes)
         self.text_cache = None if text_cache is None else Path(text_cache)
         self._banks: dict[tuple, TextBank] = {}
 
@@ -232,6 +238,7 @@ class Inferencer:
             "reject": [str(each) for each in self.recipe.reject],
             "enrich": self.enrich,
             "on_long": self.on_long,
+            **({} if self.attributes is None else {"attributes": self.attributes.to_dict()}),
             "threshold": self.head.threshold,
             "area_threshold": self.head.area_threshold,
             "versions": {
@@ -286,7 +293,10 @@ class Inferencer:
                 ("states", *objects),
                 lambda: anomaly_bank(self.text_encoder, objects, on_long="truncate"),
             )
-        return Words(bank, closed, states, things_of(vocabulary), vocabulary.colors)
+        described = None
+        if "detect" in tasks and self.attributes is not None:
+            described = self.bank(self.attributes, ATTRIBUTE_TEMPLATES)[1]
+        return Words(bank, closed, states, things_of(vocabulary), vocabulary.colors, described)
 
     def _kept(self, key: tuple, encode: Callable[[], TextBank]) -> TextBank:
         """The bank of that key; of those that were asked for, the latest are kept."""

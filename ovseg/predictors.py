@@ -152,6 +152,7 @@ def build_predictor(
     heads: Mapping[str, Any] | None = None,
     proposals: Any = None,
     crops: Any = None,
+    refer: bool = False,
     reject: str | None = None,
     reject_images: str | None = None,
     from_config: Callable[..., Any] | None = None,
@@ -169,7 +170,7 @@ def build_predictor(
         good, shots: good images, see `AnomalyInferencer.learn`.
         anomaly_threshold: a file that `AnomalyThreshold.save` wrote, or a number.
         heads: see `build_heads`.
-        proposals, crops: the region route of detection, see `ovseg.region_route.RegionRoute`.
+        proposals, crops, refer: the region route of detection, see `ovseg.region_route.RegionRoute`.
         reject, reject_images: see `parse_rejection`.
         from_config: makes the inferencer of a config; then `method` is one.
         options: of `ovseg.Inferencer`.
@@ -229,13 +230,15 @@ def build_predictor(
         first: Any = Inferencer(method, heads=made, **options)
     else:
         first = from_config(method, **options, **keeps)
+    if refer and proposals is None:
+        raise ConfigError("a phrase means one of the proposals: say where these are from, as --proposals sam")
     if proposals is not None:
         from ovseg.encoders.weights import BUNDLED
         from ovseg.region_route import RegionRoute, build_proposals
 
         made_of = build_proposals(proposals, bundled=first.describe()["encoder"] == BUNDLED)
         if isinstance(first, RegionRoute):  # what has learned to look at regions keeps its own look
-            first.proposals, first.crops = made_of, crops or first.crops
+            first.proposals, first.crops, first.refer = made_of, crops or first.crops, refer
         else:
-            first = RegionRoute(first, made_of, crops=crops)
+            first = RegionRoute(first, made_of, crops=crops, refer=refer)
     return first if detector is None else Together(first, detector)

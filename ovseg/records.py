@@ -95,16 +95,18 @@ def _segments(panoptic: Panoptic) -> list[Record]:
 
 def _objects(detections: Detections) -> list[Record]:
     found = []
-    for box, label, score in zip(detections.boxes_xyxy, detections.labels, detections.scores, strict=True):
+    for index, (box, label) in enumerate(zip(detections.boxes_xyxy, detections.labels, strict=True)):
         left, top, right, bottom = box.tolist()
-        found.append(
-            {
-                "id": int(label),
-                "name": detections.names[label],
-                "score": round(float(score), 4),
-                "bbox": [left, top, right - left, bottom - top],
-            }
-        )
+        record: Record = {
+            "id": int(label),
+            "name": detections.names[label],
+            "score": round(float(detections.scores[index]), 4),
+            "bbox": [left, top, right - left, bottom - top],
+        }
+        if detections.attributes is not None:
+            chances = (round(float(each), 3) for each in detections.attributes[index])
+            record["attributes"] = dict(zip(detections.attribute_names, chances, strict=True))
+        found.append(record)
     return found
 
 

@@ -18,15 +18,16 @@ from ovseg.answers import Answers, Task, check_tasks
 from ovseg.detection_results import Detections
 from ovseg.encoders.weights import BUNDLED
 from ovseg.errors import ConfigError
-from ovseg.heads.regions import RegionHead
+from ovseg.heads.regions import RegionHead, phrase_heat, refer
 from ovseg.heads.visual_prompts import blur_reverse_masks, masked_crops
 from ovseg.images import read_image
 from ovseg.inferencer import Inferencer
 from ovseg.parts import LOADERS, Part
 from ovseg.proposals import ProposalFile, sam_proposals
 from ovseg.regions import SAM_OPTIONS
+from ovseg.score_map import ScoreMap
 from ovseg.structures import DenseFeatures
-from ovseg.tasks import Words
+from ovseg.tasks import Words, with_attributes
 from ovseg.windows import whole_patches
 
 #: An image and where it lies -> its proposals. The path may be None.
@@ -114,6 +115,8 @@ class RegionRoute:
         crops: "masked" (OVSeg) or "blurred" (FGVP) lets CLIP look at a picture of each region, too, which
             costs a pass of the image tower for each; a function looks instead; None does not.
         crop_px: side of those pictures.
+        refer: the words are phrases ("the man on the left"), and each means the one region that it fits best
+            (`ovseg.heads.regions.refer`); then the head and `crops` are not asked.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class RegionRoute:
         head: RegionHead | None = None,
         crops: str | Look | None = None,
         crop_px: int = 224,
+        refer: bool = False,
     ) -> None:
         if isinstance(crops, str) and crops not in CROPS:
             raise ConfigError(f"crops must be {' or '.join(CROPS)}, got '{crops}'")
@@ -132,6 +136,7 @@ class RegionRoute:
         self.head = head or RegionHead()
         self.crops = crops
         self.crop_px = crop_px
+        self.refer = refer
         self.bank = inferencer.bank
         self.notice = inferencer.notice
 
@@ -147,7 +152,8 @@ class RegionRoute:
             each: getattr(self.head, each) for each in ("threshold", "crop_weight", "nms_iou", "part_share")
         }
         crops = self.crops if isinstance(self.crops, str | None) else type(self.crops).__name__
-        route = {"proposals": type(source).__name__, "crops": crops, "crop_px": self.crop_px} | head
+        how = {"crops": crops, "crop_px": self.crop_px, "refer": self.refer}
+        route = {"proposals": type(source).__name__} | how | head
         return self.inferencer.describe() | {"region_route": route | getattr(source, "options", {})}
 
     def answers(
@@ -217,10 +223,29 @@ class RegionRoute:
         scorer = self.inferencer.scorer
         proposed = self.proposals(image, path)
         score_map = scorer.refined(scorer.score(features, words.closed or words.asked), features)
+        if self.refer:
+            return self._meant(score_map, proposed, words)
         crops = [self.look(image, proposed)] if self.crops and len(proposed) else None
         (found,) = self.head(score_map, [proposed], features=features, crops=crops)
         stuff = [k for k, thing in enumerate(words.things) if thing is False]
-        return replace(found.select(~np.isin(found.labels, stuff)), names=words.asked.names)
+        named = replace(found.select(~np.isin(found.labels, stuff)), names=words.asked.names)
+        return with_attributes(named, features, words)
+
+    def _meant(self, score_map: ScoreMap, proposed: Detections, words: Words) -> Detections:
+        """The region that each phrase means."""
+        names = words.asked.names
+        wanted = [k for k in range(len(names)) if k not in words.asked.background]
+        found = [refer(phrase_heat(score_map, k), proposed, names[k]) for k in wanted if len(proposed)]
+        if not found:
+            return Detections.empty(names, proposed.image_hw, masks=proposed.masks is not None)
+        return Detections(
+            np.concatenate([each.boxes_xyxy for each in found]),
+            np.array(wanted, np.int64),
+            np.concatenate([each.scores for each in found]),
+            names,
+            proposed.image_hw,
+            None if proposed.masks is None else tuple(mask for each in found for mask in each.masks or ()),
+        )
 
     def look(
         self, image: UInt8[np.ndarray, "H W 3"], regions: Detections, *, at_once: int = 16

@@ -21,6 +21,7 @@ from ovseg.heads.anomaly import AnomalyHead
 from ovseg.heads.counting import CountingHead, countable_classes
 from ovseg.heads.detection import DetectionHead, work_hw
 from ovseg.heads.instances import InstanceHead
+from ovseg.heads.regions import describe
 from ovseg.heads.sam_instances import redraw
 from ovseg.heads.segmentation import SegmentationHead
 from ovseg.panoptic_results import Panoptic
@@ -38,6 +39,7 @@ class Words:
         states: normal and abnormal, for anomaly; None where nobody asks.
         things: by class of `asked`: thing, stuff, or not known.
         colors: by class of `asked`.
+        attributes: a second vocabulary, of which any number may hold for an object; None where nobody asks.
     """
 
     asked: TextBank
@@ -45,6 +47,7 @@ class Words:
     states: TextBank | None = None
     things: tuple[bool | None, ...] = ()
     colors: tuple[tuple[int, int, int] | None, ...] | None = None
+    attributes: TextBank | None = None
 
 
 class TaskHeads(nn.Module):
@@ -132,7 +135,8 @@ class TaskHeads(nn.Module):
         if "detect" in tasks:
             boxes = self.detect(score_map, things=things, segmentations=small)
             found["detections"] = [
-                self._redrawn(_asked(each, words), features, index) for index, each in enumerate(boxes)
+                with_attributes(self._redrawn(_asked(each, words), features, index), features, words, index)
+                for index, each in enumerate(boxes)
             ]
         if "count" in tasks:
             wanted = countable_classes(bank, things)
@@ -153,6 +157,15 @@ class TaskHeads(nn.Module):
                 raise ConfigError("SAM looks at the image, and these features came without their pictures")
             embedded, at = self.sam.embed([features.pictures.full[index]]), 0
         return redraw(detections, self.sam, embedded, at)
+
+
+def with_attributes(
+    detections: Detections, features: DenseFeatures, words: Words, index: int = 0
+) -> Detections:
+    """The same objects with the probability of each attribute, where attributes were asked for."""
+    if words.attributes is None:
+        return detections
+    return describe(detections, features, words.attributes, index=index)
 
 
 def _asked(result: Any, words: Words) -> Any:

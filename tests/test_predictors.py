@@ -11,8 +11,10 @@ from PIL import Image
 from support import random_image
 
 from ovseg.answers import TASKS
+from ovseg.detection_results import Detections
 from ovseg.errors import ConfigError
 from ovseg.predictors import build_heads, build_predictor, parse_rejection, split_options
+from ovseg.records import record_of
 
 SMALL: dict[str, Any] = dict(encoder="tiny", device="cpu", short_side=64, crop=48, stride=16)
 IMAGES = [random_image(70, 109), random_image(50, 60, 1)]
@@ -128,3 +130,36 @@ class TestGoodImages:
         assert found[0].segmentation.names == ("cat", "dog")
         assert found[1].anomaly.threshold is not None
         assert both.describe()["anomaly"]["good"]["good_images"] == 4
+
+
+class TestObjects:
+    def test_attributes_of_every_box(self) -> None:
+        predictor = build_predictor("sclip", ("detect",), attributes="red, wooden, small", **SMALL)
+        many = [*(f"thing {number}" for number in range(40)), {"name": "wall", "background": True}]
+        (answer,) = predictor.answers(IMAGES[:1], many, tasks=("detect",))
+        found = answer.detections
+        assert len(found)
+        assert found.attribute_names == ("red", "wooden", "small")
+        assert found.attributes.shape == (len(found), 3)
+        assert ((found.attributes > 0) & (found.attributes < 1)).all()
+        first = record_of(answer)["detections"][0]["attributes"]
+        assert list(first) == ["red", "wooden", "small"]
+        assert predictor.describe()["attributes"]["classes"][0]["name"] == "red"
+
+    def test_a_phrase_means_one_region(self) -> None:
+        def halves(image: np.ndarray, path: str | None) -> Detections:
+            height, width = image.shape[:2]
+            boxes = [[0, 0, width // 2, height], [width // 2, 0, width, height], [0, 0, width, height // 3]]
+            ones = np.ones(3, np.float32)
+            return Detections(
+                np.array(boxes, np.float32), np.zeros(3, np.int64), ones, ("region",), (height, width)
+            )
+
+        options = {"proposals": halves, "refer": True}
+        predictor = build_predictor("sclip", ("detect",), **options, **SMALL)
+        (answer,) = predictor.answers(IMAGES[:1], "the dog on the left, a red car", tasks=("detect",))
+        assert answer.detections.labels.tolist() == [0, 1]
+        assert answer.detections.names == ("the dog on the left", "a red car")
+        assert predictor.describe()["region_route"]["refer"] is True
+        with pytest.raises(ConfigError, match="--proposals"):
+            build_predictor("sclip", ("detect",), refer=True, **SMALL)

@@ -254,7 +254,17 @@ def build_predictor(
     """What answers, as the arguments ask for it. Imports torch, so it comes after all cheap checks."""
     from ovseg import predictors
 
-    names = ("encoder", "guide", "sam", "saliency", "convolutions", "refine", "enrich", "weights")
+    names = (
+        "encoder",
+        "guide",
+        "sam",
+        "saliency",
+        "convolutions",
+        "refine",
+        "enrich",
+        "weights",
+        "attributes",
+    )
     names += ("threshold", "area_threshold")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     given |= {"device": arguments.device, "dtype": arguments.dtype, "keep_scores": keep_scores}
@@ -295,6 +305,7 @@ def build_predictor(
         heads=of_heads,
         proposals=arguments.proposals,
         crops=arguments.crops,
+        refer=arguments.refer,
         reject=arguments.reject,
         reject_images=arguments.reject_images,
         from_config=from_config,
