@@ -69,10 +69,14 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--reject",
         metavar="RULE:LEAST",
-        help="pixels that fit none of the words become void: msp, maxlogit, energy or mcm, as maxlogit:9",
+        help="pixels that fit none of the words become void: msp, maxlogit, energy or mcm, as maxlogit:9; "
+        "with --no-tower also ctw and atd, whose least score is known",
     )
     what.add_argument(
         "--reject-images", metavar="RULE:LEAST", help="the same for whole images, by their class token"
+    )
+    what.add_argument(
+        "--no-tower", metavar="FILE", help="checkpoint of CLIPN, whose second text tower ctw and atd ask"
     )
     boxes = parser.add_argument_group("detection")
     boxes.add_argument(

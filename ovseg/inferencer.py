@@ -26,6 +26,7 @@ from ovseg.heads import SegmentationHead
 from ovseg.heads.background import BACKGROUND_NAMES, with_background
 from ovseg.images import read_image
 from ovseg.methods import UNMERGED, check_options, options_of
+from ovseg.no_tower import load_no_tower
 from ovseg.parts import Part, describe_part, load_parts, part_names, refinement_names
 from ovseg.recipe import Recipe
 from ovseg.regions import check_regions, read_regions
@@ -79,6 +80,8 @@ class Inferencer:
         heads: a head for each task, with options of their own; then the three before are not asked.
         reject: steps that follow all refinement and say "none of these" of pixels or images, such as
             `ovseg.heads.rejection.Rejection`.
+        no_tower: a checkpoint of CLIPN, whose second text tower says of words that they are not shown;
+            rejection by ctw and atd asks it. See `ovseg.no_tower`.
         attributes: a second vocabulary ("red, wooden"), each scored by itself on every box that is found
             (OvarNet's use of two vocabularies); see `ovseg.heads.regions.describe`.
         on_long: a prompt longer than the model's context is an "error", or is cut ("truncate").
@@ -114,6 +117,7 @@ class Inferencer:
         keep_scores: bool = False,
         heads: TaskHeads | None = None,
         reject: Sequence[nn.Module] = (),
+        no_tower: str | Path | None = None,
         attributes: Any = None,
         on_long: OnLong = "error",
         text_cache: str | Path | None = None,
@@ -174,6 +178,7 @@ class Inferencer:
             context_length=loaded.context_length,
             weights_id=loaded.weights_sha256,
         ).to(target)
+        self.no_tower = None if no_tower is None else load_no_tower(no_tower, self.text_encoder)
         self.enrich = descriptions
         self._attributes = (
             None if descriptions is None else encode_attributes(self.text_encoder, descriptions)
@@ -236,6 +241,7 @@ class Inferencer:
             **self.image_side(),
             "refine": self.refine,
             "reject": [str(each) for each in self.recipe.reject],
+            **({} if self.no_tower is None else {"no_tower_sha256": self.no_tower.weights_sha256}),
             "enrich": self.enrich,
             "on_long": self.on_long,
             **({} if self.attributes is None else {"attributes": self.attributes.to_dict()}),
@@ -262,11 +268,12 @@ class Inferencer:
             vocabulary.prototypes.check(self.describe())
 
         def encode() -> TextBank:
-            bank = self.text_encoder.bank(
-                vocabulary, templates, cache_dir=self.text_cache, on_long=self.on_long
-            )
+            given: dict[str, Any] = {"cache_dir": self.text_cache, "on_long": self.on_long}
+            bank = self.text_encoder.bank(vocabulary, templates, **given)
             if self._attributes is not None:
                 bank = enrich_bank(bank, self._attributes.to(bank.embeddings.device))
+            if self.no_tower is not None:
+                bank = self.no_tower.attach(bank, vocabulary, templates, **given)
             return bank
 
         key = (vocabulary.fingerprint(), templates if isinstance(templates, str) else tuple(templates))

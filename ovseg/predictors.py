@@ -17,7 +17,7 @@ from ovseg.heads.counting import CountingHead
 from ovseg.heads.detection import DetectionHead
 from ovseg.heads.image_rejection import ImageRejection
 from ovseg.heads.instances import InstanceHead
-from ovseg.heads.rejection import NEEDS_NO, Rejection, Rule
+from ovseg.heads.rejection import NEEDS_NO, NO_TOWER, Rejection, Rule
 from ovseg.heads.segmentation import SegmentationHead
 from ovseg.tasks import TaskHeads
 
@@ -28,8 +28,7 @@ HEADS: dict[Task, Callable[..., Any]] = {
     "anomaly": AnomalyHead,
     "count": CountingHead,
 }
-#: Rules that need no more than words: CLIPN's two need its weights.
-REJECTIONS = tuple(rule for rule in get_args(Rule) if rule not in NEEDS_NO)
+REJECTIONS: tuple[str, ...] = get_args(Rule)
 #: Heads that ask how probable a pixel is.
 WITH_THRESHOLD: tuple[Task, ...] = ("segment", "detect", "count")
 
@@ -121,7 +120,7 @@ def parse_rejection(text: str, *, of_images: bool = False) -> nn.Module:
     """A rule with its threshold, as `mcm:0.05`: the step that says "none of these".
 
     Args:
-        text: a rule of `REJECTIONS` with its least score.
+        text: a rule of `REJECTIONS` with its least score; ctw and atd have one of their own.
         of_images: whole images are known or not, by their class token; else pixels.
 
     Raises:
@@ -134,10 +133,18 @@ def parse_rejection(text: str, *, of_images: bool = False) -> nn.Module:
         threshold = float(number) if colon else None
     except ValueError:
         raise ConfigError(
-            f"a rejection is RULE:THRESHOLD, such as maxlogit:9 or mcm:0.05, got '{text}'"
+            f"a rejection is RULE:THRESHOLD, such as maxlogit:9 or mcm:0.05, or atd alone, got '{text}'"
         ) from None
     made = Rejection(rule, threshold=threshold)  # type: ignore[arg-type]
     return ImageRejection(made) if of_images else made
+
+
+def _check_no_tower(rules: Sequence[str], no_tower: str | Path | None) -> None:
+    asked = [rule for rule in rules if rule.partition(":")[0] in NEEDS_NO]
+    if asked and no_tower is None:
+        raise ConfigError(NO_TOWER.format(rule=asked[0].partition(":")[0]))
+    if no_tower is not None and not asked:
+        raise ConfigError("a 'no' tower is asked by rejection: add --reject atd or --reject ctw")
 
 
 def build_predictor(
@@ -155,6 +162,7 @@ def build_predictor(
     refer: bool = False,
     reject: str | None = None,
     reject_images: str | None = None,
+    no_tower: str | Path | None = None,
     from_config: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Any:
@@ -172,6 +180,7 @@ def build_predictor(
         heads: see `build_heads`.
         proposals, crops, refer: the region route of detection, see `ovseg.region_route.RegionRoute`.
         reject, reject_images: see `parse_rejection`.
+        no_tower: a checkpoint of CLIPN, for ctw and atd.
         from_config: makes the inferencer of a config; then `method` is one.
         options: of `ovseg.Inferencer`.
 
@@ -219,6 +228,9 @@ def build_predictor(
     rejections += [] if reject_images is None else [parse_rejection(reject_images, of_images=True)]
     if rejections:
         options["reject"] = rejections
+    _check_no_tower([rule for rule in (reject, reject_images) if rule], no_tower)
+    if no_tower is not None:
+        options["no_tower"] = no_tower
     keeps = {
         key: options.pop(key) for key in ("threshold", "area_threshold", "keep_scores") if key in options
     }

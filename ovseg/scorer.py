@@ -170,9 +170,8 @@ class Scorer(nn.Module):
                 f"text has {bank.embeddings.shape[1]} dimensions and the image {features.grid.shape[1]}: "
                 f"encode the words with the text tower of the same model"
             )
-        cosine = torch.einsum("bdhw,qd->bqhw", features.grid, bank.embeddings)
         return ScoreMap(
-            cosine,
+            features.cosine(bank.embeddings),
             bank,
             self.temperature,
             features.resampling,

@@ -200,6 +200,7 @@ class TextBank:
         background: which classes are background (any number, also none).
         thresholds: least probability per class, or None for the head's own.
         prototypes: what examples of some classes add to their logits, or None.
+        no: `(Q, D)`, unit rows: the queries' absence, as a second text tower encodes it (CLIPN), or None.
     """
 
     embeddings: Float[Tensor, "Q D"]
@@ -208,6 +209,7 @@ class TextBank:
     background: frozenset[int] = frozenset()
     thresholds: tuple[float | None, ...] | None = None
     prototypes: VisualPrototypes | None = None
+    no: Float[Tensor, "Q D"] | None = None
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -239,6 +241,7 @@ class TextBank:
             embeddings=self.embeddings.to(device=device, dtype=dtype),
             class_of_query=self.class_of_query.to(device),
             prototypes=None if self.prototypes is None else self.prototypes.to(device),
+            no=None if self.no is None else self.no.to(device=device, dtype=dtype),
         )
 
 
@@ -261,6 +264,10 @@ class DenseFeatures:
     objectness: Float[Tensor, "B 1 h w"] | None = None
     pictures: Pictures | None = None
     sam: Any = None
+
+    def cosine(self, rows: Float[Tensor, "Q D"]) -> Float[Tensor, "B Q h w"]:
+        """Of every cell with every row; rows have unit length."""
+        return torch.einsum("bdhw,qd->bqhw", self.grid, rows)
 
     def to(self, device: torch.device | str) -> DenseFeatures:
         """On another device, without pictures."""

@@ -77,9 +77,9 @@ class TestRejection:
         labels = next(predictor.answers(IMAGES[:1], words)).segmentation.labels
         assert set(np.unique(labels)) <= {1, 255}
 
-    @pytest.mark.parametrize("text", ["mcm:high", "mcm", "unsure:0.4", "atd:0.5"])
+    @pytest.mark.parametrize("text", ["mcm:high", "mcm", "unsure:0.4"])
     def test_wrong_rules(self, text: str) -> None:
-        with pytest.raises(ConfigError, match=r"RULE:THRESHOLD|threshold|Valid: energy, maxlogit, mcm, msp"):
+        with pytest.raises(ConfigError, match=r"RULE:THRESHOLD|threshold|Valid: atd, ctw, energy, maxlogit"):
             parse_rejection(text)
 
 

@@ -308,6 +308,7 @@ def build_predictor(
         refer=arguments.refer,
         reject=arguments.reject,
         reject_images=arguments.reject_images,
+        no_tower=arguments.no_tower,
         from_config=from_config,
         **given,
     )

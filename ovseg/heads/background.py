@@ -54,6 +54,9 @@ def with_background(bank: TextBank, words: TextBank, *, name: str = "background"
     return replace(
         bank,
         embeddings=torch.cat([bank.embeddings, extra]),
+        no=None
+        if bank.no is None or words.no is None
+        else torch.cat([bank.no, words.no[queries].to(bank.no)]),
         class_of_query=torch.cat([bank.class_of_query, bank.class_of_query.new_full((len(extra),), new)]),
         names=(*bank.names, name),
         background=bank.background | {new},

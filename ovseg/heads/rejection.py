@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -21,7 +22,9 @@ from ovseg.structures import DenseFeatures, TextBank
 #: Scores of being known, by name; see `Evidence.score`.
 Rule = Literal["msp", "maxlogit", "energy", "mcm", "ctw", "atd"]
 NEEDS_NO = ("ctw", "atd")
-NO_TOWER = "{rule} needs the logits of a 'no' text tower (CLIPN); without one take mcm or energy"
+NO_TOWER = "{rule} needs a 'no' text tower (--no-tower FILE, CLIPN's weights); without one take mcm or energy"
+#: Logits of ctw and atd are this times the cosine, whatever the method's own logit scale.
+CLIPN_SCALE = 100.0
 
 
 class Evidence:
@@ -98,7 +101,7 @@ class Rejection(nn.Module):
     known well enough; what is background stays background.
 
     Args:
-        rule: a name of `Rule`. ctw and atd need logits of a "no" text tower (CLIPN's weights).
+        rule: a name of `Rule`. ctw and atd need words of a "no" text tower, `TextBank.no`.
         threshold: least score that is known. May be None for ctw (0.5, published) and atd ("none" competes as
             a class); for the others `threshold_keeping` finds one.
         temperature: mcm only, divides the cosine (1 as published).
@@ -123,29 +126,25 @@ class Rejection(nn.Module):
         self.threshold = threshold
         self.temperature = temperature
 
-    def image_evidence(
-        self, features: DenseFeatures, bank: TextBank, logit_scale: float, no: TextBank | None = None
-    ) -> Evidence:
+    def image_evidence(self, features: DenseFeatures, bank: TextBank, logit_scale: float) -> Evidence:
         """Of whole images, by their class token.
 
         Args:
             features: of a batch, with `image`.
             bank: the words; each query counts as a class.
-            logit_scale: logits are this times the cosine (mcm takes its own).
-            no: the same words as the "no" tower encodes them.
+            logit_scale: logits are this times the cosine (mcm, ctw and atd take their own).
 
         Raises:
             ConfigError: the tower has no class token, or the rule needs "no" words.
         """
         if features.image is None:
             raise ConfigError("the image tower gives no class token: reject pixels instead")
-        self._check_no(no is not None)
-        scale = self._scale(logit_scale)
         image = features.image.float()
-        yes = scale * bank.to(image.device, torch.float32).embeddings @ image.T
-        if no is None:
-            return Evidence().add(yes)
-        return Evidence().add(yes, scale * no.to(image.device, torch.float32).embeddings @ image.T)
+        bank = bank.to(image.device, torch.float32)
+        if self.rule not in NEEDS_NO:
+            return Evidence().add(self._scale(logit_scale) * bank.embeddings @ image.T)
+        yes, no = CLIPN_SCALE * bank.embeddings @ image.T, CLIPN_SCALE * self._no_words(bank) @ image.T
+        return Evidence().add(yes, no)
 
     def pixel_evidence(
         self,
@@ -155,7 +154,6 @@ class Rejection(nn.Module):
         no: ScoreMap | None = None,
     ) -> Evidence:
         """Of every pixel of one image, a few classes at a time.
-
 
         Args:
             score_map: of a batch.
@@ -188,28 +186,42 @@ class Rejection(nn.Module):
         """How known each pixel is. See `pixel_evidence`."""
         return self.pixel_evidence(score_map, index, size_hw, no).score(self.rule)
 
-    def forward(
-        self, score_map: ScoreMap, features: object = None, *, no: ScoreMap | None = None
-    ) -> ScoreMap:
+    def forward(self, score_map: ScoreMap, features: DenseFeatures | None = None) -> ScoreMap:
         """The score map with one more revision: pixels of nothing known become void.
+
+        ctw and atd compare the features themselves with both towers' words, because no method says how its
+        own changes of scores would change those of "no".
 
         Args:
             score_map: of a batch.
-            features: not used; steps of `Scorer.refine` get them.
-            no: the "no" tower's score map.
+            features: that it was made of; ctw and atd need them.
 
         Raises:
-            ConfigError: the rule needs "no" logits.
+            ConfigError: the rule needs "no" words, or features.
         """
-        self._check_no(no is not None)
-        each = [None if no is None else no.select(index) for index in range(len(score_map))]
-        return score_map.revised([partial(self._void, no=one) for one in each])
+        if self.rule not in NEEDS_NO:
+            return score_map.revised([self._void] * len(score_map))
+        if features is None:
+            raise ConfigError(f"{self.rule} compares features with words, and got none")
+        words = score_map.bank.to(features.grid.device, torch.float32)
+        yes, no = (
+            replace(score_map, cosine=features.cosine(rows), temperature=CLIPN_SCALE)
+            for rows in (words.embeddings, self._no_words(words))
+        )
+        pairs = ((yes.select(index), no.select(index)) for index in range(len(score_map)))
+        return score_map.revised([partial(self._void, pair=pair) for pair in pairs])
 
     def _void(
-        self, score_map: ScoreMap, labels: Tensor, confidence: Tensor, *, no: ScoreMap | None
+        self,
+        score_map: ScoreMap,
+        labels: Tensor,
+        confidence: Tensor,
+        *,
+        pair: tuple[ScoreMap, ScoreMap] | None = None,
     ) -> tuple[Tensor, Tensor]:
+        yes, no = pair or (score_map, None)
         size_hw = (labels.shape[0], labels.shape[1])
-        known = self.pixel_evidence(score_map, 0, size_hw, no).accepted(self.rule, self.threshold)
+        known = self.pixel_evidence(yes, 0, size_hw, no).accepted(self.rule, self.threshold)
         for background in score_map.bank.background:
             known = known | (labels == background)
         return labels.masked_fill(~known, void_label(len(score_map.bank.names))), confidence
@@ -237,6 +249,11 @@ class Rejection(nn.Module):
 
     def _scale(self, logit_scale: float) -> float:
         return 1 / self.temperature if self.rule == "mcm" else logit_scale
+
+    def _no_words(self, bank: TextBank) -> Float[Tensor, "Q D"]:
+        if bank.no is None:
+            raise ConfigError(NO_TOWER.format(rule=self.rule))
+        return bank.no
 
     def _check_no(self, given: bool) -> None:
         if self.rule in NEEDS_NO and not given:

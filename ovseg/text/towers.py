@@ -88,6 +88,8 @@ def take_text_side(model: nn.Module) -> ClipText | OtherText:
     Raises:
         CheckpointError: it has none.
     """
+    if isinstance(model, ClipText | OtherText):
+        return model
     if hasattr(model, "token_embedding") and hasattr(model, "text_pool_type"):
         return ClipText(model)
     if hasattr(model, "encode_text"):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,10 +96,16 @@ def test_an_image_of_nothing_named_is_all_void() -> None:
 
 
 def test_one_class_is_always_known_to_a_softmax_and_not_to_a_no() -> None:
-    yes, no = score_map(random_bank((1,))), score_map(random_bank((1,)), seed=4)
+    yes = score_map(random_bank((1,)))
     assert (Rejection("mcm", threshold=0.9).pixel_scores(yes) == 1).all()
-    labels = SegmentationHead()(Rejection("ctw")(yes, no=no))[0].labels
-    better = yes.resampling.apply(yes.cosine[0, 0]) >= no.resampling.apply(no.cosine[0, 0])
+    grid = torch.nn.functional.normalize(torch.randn(2, 32, 4, 6), dim=1)
+    rows = torch.nn.functional.normalize(yes.bank.embeddings + torch.randn(1, 32), dim=1)
+    step = Rejection("ctw")(
+        replace(yes, bank=replace(yes.bank, no=rows)), DenseFeatures(grid, yes.resampling)
+    )
+    labels = SegmentationHead()(step)[0].labels
+    gain = torch.einsum("dhw,d->hw", grid[0], yes.bank.embeddings[0] - rows[0])[None]
+    better = yes.resampling.apply(gain)[0] >= 0
     assert np.array_equal(labels == 0, better.numpy())
     assert 0 < better.float().mean() < 1
 
@@ -151,6 +156,8 @@ def test_bad_options() -> None:
         Rejection("msp", threshold=float("nan"))
     for rule in NEEDS_NO:
         with pytest.raises(ConfigError, match="'no' text tower"):
+            Rejection(rule)(score_map(), DenseFeatures(torch.zeros(2, 32, 4, 6), score_map().resampling))
+        with pytest.raises(ConfigError, match="got none"):
             Rejection(rule)(score_map())
     with pytest.raises(ShapeError, match="same words"):
         Rejection("ctw").pixel_scores(score_map(), 0, no=score_map(random_bank((1, 1)), seed=4))
@@ -158,4 +165,5 @@ def test_bad_options() -> None:
 
 def test_it_is_a_step_of_refinement() -> None:
     m = score_map()
-    assert [len(chain) for chain in Rejection("msp", threshold=0.4)(m, SimpleNamespace()).revisions] == [1, 1]
+    features = DenseFeatures(torch.zeros(2, 32, 4, 6), m.resampling)
+    assert [len(chain) for chain in Rejection("msp", threshold=0.4)(m, features).revisions] == [1, 1]
