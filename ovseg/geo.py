@@ -115,7 +115,8 @@ def open_raster(path: Path, mode: str = "r", **profile: Any) -> Iterator[Any]:
     except ImportError as error:
         raise MissingDependencyError("rasters need rasterio: pip install 'ovseg[geo]'") from error
     try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), warnings.catch_warnings():
+        # In bytes: rasterio does not pass on GDAL's reading of small numbers as megabytes.
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_MB * 2**20), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, mode, **profile) as dataset:
                 yield dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -228,6 +229,18 @@ def test_the_stretch_is_one_and_global(tmp_path: Path) -> None:
         [[model.seen[0][..., 0], model.seen[1][..., 0]], [model.seen[2][..., 0], model.seen[3][..., 0]]]
     )
     assert np.abs(seen - expected).max() <= 1
+
+
+def test_blocks_that_are_read_again_are_kept(tmp_path: Path) -> None:
+    raster = write(tmp_path / "a.tif", smooth((1024, 1024)), tiled=True, compress="deflate")
+    with open_raster(raster) as dataset:
+        reader = RasterReader(dataset)
+        start = time.perf_counter()
+        dataset.read()
+        whole = time.perf_counter() - start
+        start = time.perf_counter()
+        reader.small(700)  # every row of it crosses four blocks: they are decoded once, not 700 times
+        assert time.perf_counter() - start < 30 * whole
 
 
 def test_bytes_stay_and_bands_are_found_by_their_meaning(tmp_path: Path) -> None:
