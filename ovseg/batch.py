@@ -182,9 +182,7 @@ class BatchPredictor:
             return
         begin = time.perf_counter()
         try:
-            answers = self._ask(images, paths)
-            if len(answers) != len(images):
-                raise RuntimeError(f"{len(answers)} results for {len(images)} images")
+            answers = self.ask(images, paths)
         except SETUP_ERRORS:
             raise
         except Exception as error:
@@ -204,12 +202,22 @@ class BatchPredictor:
                     raise
                 yield failure("write", error)
 
-    def _ask(self, images: Sequence[np.ndarray], paths: Sequence[str | None]) -> list[Answers]:
+    def ask(self, images: Sequence[np.ndarray], paths: Sequence[str | None] | None = None) -> list[Answers]:
+        """What the predictor answers to each image; its errors are not caught.
+
+        Args:
+            images: RGB.
+            paths: where each lies, or None.
+
+        Raises:
+            RuntimeError: other than one answer for each image.
+        """
+        paths = [None] * len(images) if paths is None else paths
         given: dict[str, Any] = {"paths": list(paths)} if self.names else {}
         if self.regions is not None:
             pairs = zip(images, paths, strict=True)
             given["regions"] = [self.regions(Path(path or ""), image.shape[:2]) for image, path in pairs]
-        return list(
+        answers = list(
             self.predictor.answers(
                 iter(images),
                 self.classes,
@@ -219,6 +227,9 @@ class BatchPredictor:
                 **given,
             )
         )
+        if len(answers) != len(images):
+            raise RuntimeError(f"{len(answers)} results for {len(images)} images")
+        return answers
 
     def _row(self, image: np.ndarray, answers: Answers, seconds: float) -> Row:
         files = {}

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
@@ -19,13 +18,13 @@ from ovseg.heads.anomaly import AnomalyHead
 from ovseg.methods import METHODS
 from ovseg.methods.anomalyclip import ObjectPrompts
 from ovseg.mm.build import build_inferencer, plain
+from ovseg.mm.core_model import CoreModel, to_rgb
 from ovseg.mm.registry import MODELS
-from ovseg.mm.segmentor import check_not_resized, to_rgb
 from ovseg.outputs.heat_maps import anomaly_overlay
 
 
 @MODELS.register_module()
-class OvAnomalyDetector(BaseModel):
+class OvAnomalyDetector(CoreModel):
     """An anomaly method under the Runner; each image is inspected for its category.
 
     Data samples bring `category` and, for methods that compare with good images, `good` (the dataset's
@@ -46,6 +45,8 @@ class OvAnomalyDetector(BaseModel):
 
     #: Categories come with the images.
     vocabulary = None
+    task = "anomaly"
+    sample_type = SegDataSample
 
     def __init__(
         self,
@@ -71,7 +72,6 @@ class OvAnomalyDetector(BaseModel):
         self.head = AnomalyHead(**plain(head or {}))
         self.sigma_px = plain(head or {}).get("sigma_px")
         self.names = plain(names or {})
-        self.inferencer: Any = None
         self._learned: tuple[str, int] | None = None
         if self.method != "anomalyclip" or prompts is not None:
             self.inferencer = self._build(plain(prompts))
@@ -136,12 +136,19 @@ class OvAnomalyDetector(BaseModel):
             raise ConfigError(
                 f"mode must be 'predict' or 'tensor', got '{mode}': the method is not trained here"
             )
-        samples = list(data_samples) if data_samples is not None else [SegDataSample() for _ in inputs]
-        check_not_resized(samples)
-        found = [self._one(to_rgb(each), sample) for each, sample in zip(inputs, samples, strict=True)]
-        if mode == "tensor":
-            return [torch.from_numpy(each.map)[None] for each in found]
-        return [pack(sample, each) for sample, each in zip(samples, found, strict=True)]
+        return super().forward(inputs, data_samples, mode)
+
+    def results(self, images: Sequence[Any], samples: Sequence[SegDataSample]) -> list[AnomalyMap]:
+        """The map of each image, for the thing that it shows."""
+        return [self._one(image, sample) for image, sample in zip(images, samples, strict=True)]
+
+    def pack(self, sample: SegDataSample, result: AnomalyMap) -> SegDataSample:
+        """The sample with `pred_anomaly_map` and `pred_score`."""
+        return pack(sample, result)
+
+    def unpacked(self, result: AnomalyMap) -> Tensor:
+        """The map, `(1, H, W)`."""
+        return torch.from_numpy(result.map)[None]
 
     @staticmethod
     def draw(packed: Tensor, sample: SegDataSample) -> Image.Image:
@@ -149,14 +156,13 @@ class OvAnomalyDetector(BaseModel):
         return anomaly_overlay(to_rgb(packed), unpack(sample))
 
     def _one(self, image: Any, sample: SegDataSample) -> AnomalyMap:
-        predictor = self.predictor()
         category = sample.get("category", "object")
         name = self.names.get(category, category.replace("_", " "))
         good = sample.get("good", ())
         if good:
             self._learn(category, name, good)
-        (answer,) = predictor.answers([image], name, tasks=("anomaly",))
-        return answer.anomaly
+        (answer,) = self.ask([image], name)
+        return answer.of("anomaly")
 
     def _learn(self, category: str, name: str, good: Sequence[Any]) -> None:
         """Looks at a category's good images, once as long as images of it come in a row."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from ovseg.anomaly_build import given_threshold
 from ovseg.anomaly_detectors import WordDetector
 from ovseg.anomaly_inferencer import AnomalyInferencer
+from ovseg.anomaly_results import AnomalyMap
 from ovseg.anomaly_structures import StateBank
 from ovseg.encoders.clip import ClipEncoder
 from ovseg.encoders.clip_loading import default_encoder, load_clip
@@ -23,8 +24,8 @@ from ovseg.heads.anomaly import AnomalyHead
 from ovseg.methods.anomalyclip import AnomalyCLIP, ObjectPrompts
 from ovseg.mm.anomaly_model import pack
 from ovseg.mm.build import plain
+from ovseg.mm.core_model import to_rgb
 from ovseg.mm.registry import MODELS
-from ovseg.mm.segmentor import check_not_resized, to_rgb
 from ovseg.mm.trainable import TrainableModel
 from ovseg.text.encoder import TextEncoder
 from ovseg.training.anomaly_losses import glocal_loss
@@ -50,6 +51,8 @@ class AnomalyClipTrainer(TrainableModel):
         head: options of `AnomalyHead`; `threshold` may be a number or a file, see `given_threshold`.
         options: of `TrainableModel`.
     """
+
+    task = "anomaly"
 
     def __init__(
         self,
@@ -162,12 +165,10 @@ class AnomalyClipTrainer(TrainableModel):
             device=self.encoder.mean.device,
         )
 
-    def predict(
-        self, inputs: Sequence[Tensor], data_samples: Sequence[SegDataSample] | None
-    ) -> list[SegDataSample]:
-        """Data samples with `pred_anomaly_map` and `pred_score`."""
-        samples = list(data_samples) if data_samples is not None else [SegDataSample() for _ in inputs]
-        check_not_resized(samples)
-        images: list[np.ndarray] = [to_rgb(each) for each in inputs]
-        found = self.predictor()(images, batch_size=len(images))
-        return [pack(sample, each) for sample, each in zip(samples, found, strict=True)]
+    def results(self, images: Sequence[np.ndarray], samples: Sequence[SegDataSample]) -> list[AnomalyMap]:
+        """The map of each image."""
+        return [each.of(self.task) for each in self.ask(images, "object")]
+
+    def pack(self, sample: SegDataSample, result: AnomalyMap) -> SegDataSample:
+        """The sample with `pred_anomaly_map` and `pred_score`."""
+        return pack(sample, result)

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ovseg.count_inferencer import CountInferencer
+from ovseg.counting_results import ClassCount
 from ovseg.encoders.clip_loading import default_encoder, load_clip
 from ovseg.encoders.clip_resnet import ClipResNet
 from ovseg.errors import ConfigError
@@ -19,7 +21,6 @@ from ovseg.methods.clip_ebc import clip_ebc
 from ovseg.mm.build import plain
 from ovseg.mm.counter import draw_counted
 from ovseg.mm.registry import MODELS
-from ovseg.mm.segmentor import check_not_resized, to_rgb
 from ovseg.mm.trainable import TrainableModel, rgb_batch
 from ovseg.training.count_losses import CountLoss, dace_loss
 
@@ -65,6 +66,8 @@ class EbcCounterModel(TrainableModel):
         head: what a command line asks of a segmentation head. There is none, so only what is off passes.
         options: of `TrainableModel`.
     """
+
+    task = "count"
 
     def __init__(
         self,
@@ -150,12 +153,16 @@ class EbcCounterModel(TrainableModel):
         """Samples with `pred_count`, a `ClassCount`; the images at their own size."""
         if data_samples is None:
             raise ConfigError("a counter predicts for data samples: the pipeline ends with PackCounts")
-        check_not_resized(data_samples)
-        answers = self.predictor().answers([to_rgb(each) for each in inputs], [self.names[0]])
-        for sample, answer in zip(data_samples, answers, strict=True):
-            assert answer.counts is not None  # it was asked
-            sample.pred_count = answer.counts.classes[0]
-        return list(data_samples)
+        return super().predict(inputs, data_samples)
+
+    def results(self, images: Sequence[np.ndarray], samples: Sequence[Any]) -> list[ClassCount]:
+        """How many in each image."""
+        return [each.of(self.task).classes[0] for each in self.ask(images, [self.names[0]])]
+
+    def pack(self, sample: Any, result: ClassCount) -> Any:
+        """The sample with `pred_count`."""
+        sample.pred_count = result
+        return sample
 
     def draw(self, packed: Tensor, sample: Any) -> Image.Image:
         """The picture that `--show-dir` keeps: see `draw_counted`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.model import BaseModel
+import numpy as np
 from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import Tensor
@@ -13,16 +13,15 @@ from torch import Tensor
 from ovseg.counting_results import ClassCount, Counts
 from ovseg.errors import ConfigError
 from ovseg.heads.counting import CountingHead
-from ovseg.inferencer import Inferencer
 from ovseg.mm.build import build_inferencer, build_vocabulary, plain
+from ovseg.mm.core_model import CoreModel, to_rgb
 from ovseg.mm.registry import MODELS
-from ovseg.mm.segmentor import check_not_resized, to_rgb
 from ovseg.outputs.drawing import count_overlay
 from ovseg.tasks import TaskHeads
 
 
 @MODELS.register_module()
-class OvCounter(BaseModel):
+class OvCounter(CoreModel):
     """A training-free method that counts on its score map, as `tools/infer.py --task count` does.
 
     Each image is asked for the name that its data sample carries. Pipelines load and pack images, nothing
@@ -37,6 +36,8 @@ class OvCounter(BaseModel):
         data_preprocessor: by default mmengine's plain one, which moves data and changes nothing.
         others: of `ovseg.Inferencer`: guide, sam, refine ...
     """
+
+    task = "count"
 
     def __init__(
         self,
@@ -62,18 +63,17 @@ class OvCounter(BaseModel):
             counting = CountingHead(**options)
         except TypeError as error:
             raise ConfigError(f"model.head: {error}") from error
-        self.inferencer = build_inferencer(
-            method,
-            encoder=encoder,
-            weights=weights,
-            device="cpu",
-            dtype=dtype,
-            heads=TaskHeads(count=counting),
-            **others,
+        self.use(
+            build_inferencer(
+                method,
+                encoder=encoder,
+                weights=weights,
+                device="cpu",
+                dtype=dtype,
+                heads=TaskHeads(count=counting),
+                **others,
+            )
         )
-        # The same objects, known to torch: the Runner moves the model with `.to(device)`.
-        self.scorer = self.inferencer.scorer
-        self.text_encoder = self.inferencer.text_encoder
         self.heads = self.inferencer.heads
         self.eval()
 
@@ -98,30 +98,29 @@ class OvCounter(BaseModel):
                 f"OvCounter holds a training-free method that predicts for data samples, it was asked for "
                 f"mode '{mode}': test it (tools/test.py CONFIG)"
             )
-        check_not_resized(data_samples)
-        for image, sample in zip(inputs, data_samples, strict=True):
-            sample.pred_count = self._count(image, sample.get("name"))
-        return list(data_samples)
+        return super().forward(inputs, data_samples, mode)
 
-    def predictor(self) -> Inferencer:
-        """What `tools/infer.py` asks."""
-        return self.inferencer
+    def results(self, images: Sequence[np.ndarray], samples: Sequence[BaseDataElement]) -> list[ClassCount]:
+        """How many of what each sample names."""
+        return [self._count(image, each.get("name")) for image, each in zip(images, samples, strict=True)]
+
+    def pack(self, sample: BaseDataElement, result: ClassCount) -> BaseDataElement:
+        """The sample with `pred_count`."""
+        sample.pred_count = result
+        return sample
 
     def draw(self, packed: Tensor, sample: BaseDataElement) -> Image.Image:
         """The picture that `--show-dir` keeps: see `draw_counted`."""
         return draw_counted(packed, sample)
 
-    def _count(self, image: Tensor, name: str | None) -> ClassCount:
+    def _count(self, image: np.ndarray, name: str | None) -> ClassCount:
         if not name:
             raise ConfigError("a data sample has no name of what is to be counted: see PackCounts")
         words = [name] if self.vocabulary is None else self.vocabulary
         if self.vocabulary is not None and name not in self.vocabulary.names:
             raise ConfigError(f"model.vocabulary has no '{name}', which an image is to be counted for")
-        (answer,) = self.inferencer.answers(
-            [to_rgb(image)], words, tasks=("count",), templates=self.templates
-        )
-        assert answer.counts is not None  # it was asked
-        return answer.counts[name]
+        (answer,) = self.ask([image], words)
+        return answer.of("count")[name]
 
 
 def draw_counted(packed: Tensor, sample: BaseDataElement) -> Image.Image:

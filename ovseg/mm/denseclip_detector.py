@@ -23,7 +23,6 @@ from ovseg.mm.build import build_vocabulary, plain
 from ovseg.mm.detector import pack
 from ovseg.mm.foreign_models import register_models
 from ovseg.mm.registry import MODELS
-from ovseg.mm.segmentor import check_not_resized, to_rgb
 from ovseg.mm.trainable import TrainableModel
 from ovseg.rle import encode_mask
 from ovseg.structures import TextBank
@@ -85,6 +84,9 @@ class DenseClipDetector(TrainableModel):
         scale: short and long side to which images are resized for prediction.
         options: of `TrainableModel`.
     """
+
+    task = "detect"
+    sample_type = DetDataSample
 
     def __init__(
         self,
@@ -169,11 +171,9 @@ class DenseClipDetector(TrainableModel):
             )
         return losses
 
-    def predict(self, inputs: Any, data_samples: Sequence[Any] | None) -> list[DetDataSample]:
-        """Data samples with `pred_instances`."""
-        samples = list(data_samples) if data_samples is not None else [DetDataSample() for _ in inputs]
-        check_not_resized(samples)
-        return [pack(sample, self.detect(to_rgb(each))) for sample, each in zip(samples, inputs, strict=True)]
+    def pack(self, sample: DetDataSample, result: Detections) -> DetDataSample:
+        """The sample with `pred_instances`."""
+        return pack(sample, result)
 
     @torch.no_grad()
     def detect(self, image: np.ndarray) -> Detections:

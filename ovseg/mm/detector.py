@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from PIL import Image
 from torch import Tensor
 
+from ovseg.answers import check_tasks
 from ovseg.detection_results import Detections
 from ovseg.errors import ConfigError
 from ovseg.heads import SegmentationHead
@@ -21,8 +21,8 @@ from ovseg.heads.instances import InstanceHead
 from ovseg.heads.regions import RegionHead
 from ovseg.inferencer import Inferencer
 from ovseg.mm.build import build_inferencer, build_part, build_vocabulary, plain
+from ovseg.mm.core_model import CoreModel, to_rgb
 from ovseg.mm.registry import MODELS
-from ovseg.mm.segmentor import check_not_resized, to_rgb
 from ovseg.outputs.drawing import detection_overlay
 from ovseg.parts import LOADERS
 from ovseg.region_route import RegionRoute, build_proposals
@@ -31,7 +31,7 @@ from ovseg.text.vocabulary import ClassEntry, Vocabulary
 
 
 @MODELS.register_module()
-class OvDetector(BaseModel):
+class OvDetector(CoreModel):
     """A training-free method as a detector: mmdet's data sets, data samples and metrics, none of its models.
 
     Pipelines load images and pack them, nothing else, as for `OvSegmentor`.
@@ -52,6 +52,8 @@ class OvDetector(BaseModel):
         data_preprocessor: by default mmengine's plain one, which moves data and changes nothing.
         others: of `ovseg.Inferencer`, such as `text_cache`.
     """
+
+    sample_type = DetDataSample
 
     def __init__(
         self,
@@ -79,19 +81,21 @@ class OvDetector(BaseModel):
             raise ConfigError("crops are pictures of proposals: name proposals, or leave crops out")
         if proposals is not None and (task != "detect" or outlines is not None):
             raise ConfigError("with proposals the task is 'detect', and their outlines are their own")
-        self.task = task
+        (self.task,) = check_tasks(task)
         self.vocabulary = build_vocabulary(vocabulary)
         self.asked = with_background(self.vocabulary, background)
         self.templates = plain(templates)
         options = plain(head or {})
-        self.inferencer = build_inferencer(
-            method,
-            encoder=encoder,
-            weights=weights,
-            device="cpu",
-            dtype=dtype,
-            heads=None if proposals is not None else task_heads(task, options, outlines),
-            **others,
+        self.use(
+            build_inferencer(
+                method,
+                encoder=encoder,
+                weights=weights,
+                device="cpu",
+                dtype=dtype,
+                heads=None if proposals is not None else task_heads(task, options, outlines),
+                **others,
+            )
         )
         self.route: RegionRoute | None = None
         if proposals is not None:
@@ -101,43 +105,18 @@ class OvDetector(BaseModel):
                 head=build_part({"type": RegionHead} | options, "head"),
                 crops=crops,
             )
-        # The same objects, known to torch: the Runner moves the model with `.to(device)`.
-        self.scorer = self.inferencer.scorer
-        self.text_encoder = self.inferencer.text_encoder
+        # Known to torch, as the inferencer's other networks.
         self.outlines = self.inferencer.heads.sam
         self.proposer = None if self.route is None else getattr(self.route.proposals, "sam", None)
         self.eval()
 
-    def forward(
-        self,
-        inputs: Sequence[Tensor],
-        data_samples: Sequence[DetDataSample] | None = None,
-        mode: str = "tensor",
-    ) -> list[DetDataSample] | list[Detections]:
-        """What mmengine calls.
+    def results(self, images: Sequence[Any], samples: Sequence[DetDataSample]) -> list[Detections]:
+        """The objects of each image."""
+        return self.detect(images, [sample.get("img_path") for sample in samples])
 
-        Args:
-            inputs: images as pipelines pack them, `(3, H, W)` uint8 in BGR; sizes may differ.
-            data_samples: one per image; `predict` fills them and hands them back.
-            mode: "predict" for data samples with `pred_instances`, "tensor" for the core's `Detections`;
-                there is no "loss".
-
-        Raises:
-            ConfigError: training was asked for, or the pipeline has resized the images.
-        """
-        if mode == "loss":
-            raise ConfigError(
-                "OvDetector holds a training-free method and has no loss: test it (tools/test.py CONFIG)"
-            )
-        if mode not in ("predict", "tensor"):
-            raise ConfigError(f"mode must be 'predict' or 'tensor', got '{mode}'")
-        samples = list(data_samples) if data_samples is not None else [DetDataSample() for _ in inputs]
-        check_not_resized(samples)
-        images = [to_rgb(each) for each in inputs]
-        found = self.detect(images, [sample.get("img_path") for sample in samples])
-        if mode == "tensor":
-            return found
-        return [pack(sample, each) for sample, each in zip(samples, found, strict=True)]
+    def pack(self, sample: DetDataSample, result: Detections) -> DetDataSample:
+        """The sample with `pred_instances`."""
+        return pack(sample, result)
 
     def predictor(self) -> Inferencer | RegionRoute:
         """What `tools/infer.py` asks."""
@@ -156,17 +135,9 @@ class OvDetector(BaseModel):
             images: RGB.
             paths: where each lies, for proposals that are found by name.
         """
-        if self.route is not None:
-            answers = self.route.answers(
-                images, self.asked, templates=self.templates, paths=paths or [None] * len(images)
-            )
-            return [each.detections for each in answers if each.detections is not None]
-        answers = self.inferencer.answers(
-            images, self.asked, tasks=(self.task,), batch_size=len(images), templates=self.templates
-        )
-        if self.task == "detect":
-            return [each.detections for each in answers if each.detections is not None]
-        return [each.instances.detections() for each in answers if each.instances is not None]
+        answers = self.ask(images, self.asked, (paths or [None] * len(images)) if self.route else None)
+        found = [each.of(self.task) for each in answers]
+        return found if self.task == "detect" else [each.detections() for each in found]
 
 
 def with_background(vocabulary: Vocabulary, background: Any) -> Vocabulary:

@@ -65,12 +65,10 @@ class DinoiserTrainer(TrainableModel):
             return clip_dinoiser(tower, DinoiserConvolutions(visual.conv1.out_channels, hidden), **given)
 
         build.__name__ = "clip-dinoiser"
-        self.inferencer = Inferencer(
-            build, encoder=encoder, device="cpu", dtype=dtype, **plain(head or {}), **plain(method or {})
+        reading = plain(head or {})
+        self.use(
+            Inferencer(build, encoder=encoder, device="cpu", dtype=dtype, **reading, **plain(method or {}))
         )
-        # The same objects, known to torch: the Runner moves the model with `.to(device)`.
-        self.scorer: Any = self.inferencer.scorer
-        self.text_encoder = self.inferencer.text_encoder
         self.encoder = self.scorer.encoder
         parts: Any = load_parts({"guide": guide, "saliency": saliency})
         if not isinstance(parts["guide"], DinoEncoder) or not isinstance(parts["saliency"], FoundEncoder):

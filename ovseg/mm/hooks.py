@@ -13,8 +13,9 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from tqdm import tqdm
 
+from ovseg.mm.core_model import to_rgb
 from ovseg.mm.registry import HOOKS
-from ovseg.mm.segmentor import to_rgb, unpack
+from ovseg.mm.segmentor import unpack
 from ovseg.outputs.visualize import overlay
 from ovseg.results import void_label
 

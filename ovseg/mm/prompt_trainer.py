@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ovseg.errors import ConfigError
 from ovseg.mm.build import build_inferencer, build_vocabulary
+from ovseg.mm.core_model import to_rgb
 from ovseg.mm.registry import MODELS
-from ovseg.mm.segmentor import to_rgb
 from ovseg.mm.trainable import TrainableModel
 from ovseg.prompted import PromptedInferencer
 from ovseg.results import void_label
@@ -76,12 +76,9 @@ class PromptTrainer(TrainableModel):
                 f"stride is at least 1 and classes_per_step at least 2, got {stride} and {classes_per_step}"
             )
         self.classes_per_step, self.stride, self.gamma = classes_per_step, stride, gamma
-        self.inferencer = build_inferencer(
-            method, encoder=encoder, weights=weights, head=head, device="cpu", dtype=dtype
+        self.use(
+            build_inferencer(method, encoder=encoder, weights=weights, head=head, device="cpu", dtype=dtype)
         )
-        # The same objects, known to torch: the Runner moves the model with `.to(device)`.
-        self.scorer = self.inferencer.scorer
-        self.text_encoder = self.inferencer.text_encoder
         self.encoder = self.scorer.encoder
         own = self.train_vocabulary.names if class_specific else ()
         if context is None:

@@ -7,20 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.model import BaseModel
-from mmengine.structures import BaseDataElement, PixelData
+from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from ovseg.errors import ConfigError
 from ovseg.mm.build import build_inferencer, build_vocabulary, plain
+from ovseg.mm.core_model import CoreModel
 from ovseg.mm.registry import MODELS
 from ovseg.results import Segmentation
 from ovseg.text.vocabulary import Vocabulary
 
 
 @MODELS.register_module()
-class OvSegmentor(BaseModel):
+class OvSegmentor(CoreModel):
     """A training-free method under the Runner. Its answers are the `Inferencer`'s, to the last pixel.
 
     Pipelines load images and annotations and pack them, nothing else: no Resize, no normalisation. The
@@ -47,6 +46,8 @@ class OvSegmentor(BaseModel):
         data_preprocessor: by default mmengine's plain one, which moves data and changes nothing.
     """
 
+    sample_type = SegDataSample
+
     def __init__(
         self,
         method: str | Mapping[str, Any],
@@ -63,67 +64,19 @@ class OvSegmentor(BaseModel):
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.vocabulary = build_vocabulary(vocabulary)
         self.templates = plain(templates)
-        self.inferencer = build_inferencer(
-            method, encoder=encoder, weights=weights, head=head, device="cpu", dtype=dtype
+        self.use(
+            build_inferencer(method, encoder=encoder, weights=weights, head=head, device="cpu", dtype=dtype)
         )
-        # The same objects, known to torch: the Runner moves the model with `.to(device)`.
-        self.scorer = self.inferencer.scorer
-        self.text_encoder = self.inferencer.text_encoder
         self.head = self.inferencer.head
         self.eval()
 
-    def forward(
-        self,
-        inputs: Sequence[Tensor],
-        data_samples: Sequence[SegDataSample] | None = None,
-        mode: str = "tensor",
-    ) -> list[SegDataSample] | list[Tensor]:
-        """What mmengine calls.
+    def pack(self, sample: SegDataSample, result: Segmentation) -> SegDataSample:
+        """The sample with `pred_sem_seg` and `confidence`."""
+        return pack(sample, result)
 
-        Args:
-            inputs: images as pipelines pack them, `(3, H, W)` uint8 in BGR; sizes may differ.
-            data_samples: one per image; `predict` fills them and hands them back.
-            mode: "predict" for data samples, "tensor" for labels `(1, H, W)`. There is no "loss".
-
-        Raises:
-            ConfigError: training was asked for, or the pipeline has resized the images.
-        """
-        if mode == "loss":
-            raise ConfigError(
-                "OvSegmentor holds a training-free method and has no loss: test it (tools/test.py CONFIG)"
-            )
-        if mode not in ("predict", "tensor"):
-            raise ConfigError(f"mode must be 'predict' or 'tensor', got '{mode}'")
-        samples = list(data_samples) if data_samples is not None else [SegDataSample() for _ in inputs]
-        check_not_resized(samples)
-        images = [to_rgb(each) for each in inputs]
-        results = list(
-            self.inferencer(images, self.vocabulary, batch_size=len(images), templates=self.templates)
-        )
-        if mode == "tensor":
-            return [torch.from_numpy(result.labels.astype(np.int64))[None] for result in results]
-        return [pack(sample, result) for sample, result in zip(samples, results, strict=True)]
-
-
-def to_rgb(packed: Tensor) -> np.ndarray:
-    """A packed `(3, H, W)` BGR image as the core takes it, `(H, W, 3)` RGB."""
-    if packed.dtype != torch.uint8 or packed.ndim != 3 or packed.shape[0] != 3:
-        raise ConfigError(
-            f"expected images as bytes (3, H, W), got {packed.dtype} {tuple(packed.shape)}: the pipeline and "
-            f"the data preprocessor must not normalise, pad or stack them"
-        )
-    return np.ascontiguousarray(packed.flip(0).permute(1, 2, 0).cpu().numpy())
-
-
-def check_not_resized(samples: Sequence[BaseDataElement]) -> None:
-    """Raises ConfigError where a pipeline has changed an image's size."""
-    for sample in samples:
-        now, before = sample.get("img_shape"), sample.get("ori_shape")
-        if now is not None and before is not None and tuple(now[:2]) != tuple(before[:2]):
-            raise ConfigError(
-                f"the pipeline resized an image from {tuple(before[:2])} to {tuple(now[:2])} (HxW): take "
-                f"Resize out of it, the method resizes by itself (method=dict(short_side=...))"
-            )
+    def unpacked(self, result: Segmentation) -> Tensor:
+        """Labels `(1, H, W)`."""
+        return torch.from_numpy(result.labels.astype(np.int64))[None]
 
 
 def pack(sample: SegDataSample, result: Segmentation) -> SegDataSample:

@@ -6,21 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from mmengine.model import BaseModel
+from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 import ovseg
 from ovseg.encoders.checkpoints import load_checkpoint, sha256_of
 from ovseg.errors import CheckpointError, ConfigError
-from ovseg.mm.segmentor import check_not_resized, pack, to_rgb
+from ovseg.mm.core_model import CoreModel
+from ovseg.mm.segmentor import pack
 
 #: The key of a checkpoint's `meta` under which ovseg says what it holds.
 META = "ovseg"
 _IDENTITY = ("method", "encoder", "weights_sha256")
 
 
-class TrainableModel(BaseModel):
+class TrainableModel(CoreModel):
     """A model of which a part is trained.
 
     A subclass builds its parts in `__init__`, ends it with `self.freeze()`, and gives
@@ -29,7 +31,7 @@ class TrainableModel(BaseModel):
     - `trained()`: dotted names of the submodules or parameters that are trained;
     - `loss(inputs, data_samples)`: a dict of losses (those with "loss" in their name are added up);
     - `predictor()`: what `tools/infer.py` asks, with the protocol of `ovseg.Inferencer`;
-    - `predict(inputs, data_samples)`, where the answer is not a segmentation.
+    - `task`, `pack` and what else `CoreModel` asks, where the answer is not a segmentation.
 
     Everything else is frozen: in eval mode whatever `train()` says, and without gradients. State dicts hold
     only what is trained.
@@ -46,8 +48,7 @@ class TrainableModel(BaseModel):
     """
 
     encoder: Any
-    vocabulary: Any = None
-    templates: Any = "imagenet80"
+    sample_type = SegDataSample
 
     def __init__(
         self,
@@ -69,17 +70,19 @@ class TrainableModel(BaseModel):
         """What answers questions about images, with the protocol of `ovseg.Inferencer`."""
         raise NotImplementedError
 
-    def predict(self, inputs: Any, data_samples: Sequence[Any] | None) -> list[Any]:
-        """Data samples with `pred_sem_seg` and `confidence`; the images at their own size."""
-        from mmseg.structures import SegDataSample
+    def results(self, images: Sequence[np.ndarray], samples: Sequence[Any]) -> list[Any]:
+        """The core's result for each image.
 
+        Raises:
+            ConfigError: there is no vocabulary.
+        """
         if self.vocabulary is None:
             raise ConfigError(f"{type(self).__name__} has no vocabulary to predict: set model.vocabulary")
-        samples = list(data_samples) if data_samples is not None else [SegDataSample() for _ in inputs]
-        check_not_resized(samples)
-        images = [to_rgb(each) for each in inputs]
-        results = self.predictor()(images, self.vocabulary, batch_size=len(images), templates=self.templates)
-        return [pack(sample, result) for sample, result in zip(samples, results, strict=True)]
+        return super().results(images, samples)
+
+    def pack(self, sample: Any, result: Any) -> Any:
+        """The sample with `pred_sem_seg` and `confidence`."""
+        return pack(sample, result)
 
     def forward(
         self, inputs: Any, data_samples: Sequence[Any] | None = None, mode: str = "tensor"

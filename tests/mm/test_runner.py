@@ -13,6 +13,7 @@ from PIL import Image
 
 from mm.conftest import CONFIGS, REPO
 from mm.layouts import LAYOUTS
+from ovseg.answers import Answers
 from ovseg.errors import CheckpointError, ConfigError
 from ovseg.inferencer import Inferencer
 from ovseg.mm import load_config
@@ -24,11 +25,12 @@ from ovseg.text.vocabulary import Vocabulary
 SMALL = {"test_dataloader.num_workers": 0, "test_dataloader.persistent_workers": False}
 
 
-def red_channel_is_the_class(self: Inferencer, images: Any, classes: Any, **_: Any) -> Iterator[Segmentation]:
+def red_channel_is_the_class(self: Inferencer, images: Any, classes: Any, **_: Any) -> Iterator[Answers]:
     """A perfect model for `layouts`: what it predicts is written in the picture."""
     names = Vocabulary.parse(classes).names
     for image in images:
-        yield Segmentation(image[..., 0].copy(), names, np.ones(image.shape[:2], np.float32))
+        found = Segmentation(image[..., 0].copy(), names, np.ones(image.shape[:2], np.float32))
+        yield Answers(image.shape[:2], names, segmentation=found)
 
 
 def config_for(method: str, dataset: str, data: Path, **options: Any) -> Any:
@@ -48,7 +50,7 @@ def class_count(config: Any) -> int:
 @pytest.mark.usefixtures("tiny_clip")
 @pytest.mark.parametrize("dataset", LAYOUTS)
 def test_perfect_prediction_is_100(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inferencer, "__call__", red_channel_is_the_class)
+    monkeypatch.setattr(Inferencer, "answers", red_channel_is_the_class)
     config = config_for("sclip", dataset, tmp_path)
     LAYOUTS[dataset].write(tmp_path, class_count(config))
     metrics = run_test(prepare(config, work_dir=tmp_path / "work"))
@@ -57,11 +59,11 @@ def test_perfect_prediction_is_100(dataset: str, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.usefixtures("tiny_clip")
 def test_wrong_prediction_is_not_100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(self: Inferencer, images: Any, classes: Any, **kwargs: Any) -> Iterator[Segmentation]:
+    def wrong(self: Inferencer, images: Any, classes: Any, **kwargs: Any) -> Iterator[Answers]:
         mirrored = [image[..., ::-1] for image in images]  # red and blue swapped: every pixel is class 7
         return red_channel_is_the_class(self, mirrored, classes)
 
-    monkeypatch.setattr(Inferencer, "__call__", wrong)
+    monkeypatch.setattr(Inferencer, "answers", wrong)
     config = config_for("sclip", "voc21", tmp_path)
     LAYOUTS["voc21"].write(tmp_path, class_count(config))
     assert run_test(prepare(config, work_dir=tmp_path / "work"))["mIoU"] == 0.0

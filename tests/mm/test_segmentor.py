@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 from support import random_image
 
 from mm.conftest import load_tiny_clip
+from ovseg.batch import BatchPredictor
 from ovseg.errors import ConfigError
 from ovseg.inferencer import Inferencer
 from ovseg.mm import OvSegmentor, inferencer_from_config
@@ -105,6 +106,21 @@ def test_void_is_missed_by_the_metric() -> None:
     metric.process({}, [sample.to_dict()])
     intersection, union, predicted, true = metric.results[0]
     assert (intersection[0], union[0], predicted.sum(), true[0]) == (0, 60 * 83, 0, 60 * 83)
+
+
+@pytest.mark.parametrize("kind", ["OvSegmentor", "OvDetector", "OvCounter", "OvAnomalyDetector"])
+def test_one_callable_is_behind_all_and_its_errors_end_a_run(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: BatchPredictor, images: Any, paths: Any = None) -> Any:
+        raise RuntimeError(f"the tower fails on {self.tasks}")
+
+    words = {} if kind == "OvAnomalyDetector" else {"vocabulary": CLASSES}
+    model = MODELS.build({"type": kind, "method": {"type": "clip", **SMALL}, "encoder": "any", **words})
+    monkeypatch.setattr(BatchPredictor, "ask", fails)
+    inputs = batch(images())["inputs"]
+    with pytest.raises(RuntimeError, match=f"'{model.task}'"):
+        model(inputs, [model.sample_type(metainfo={"name": "cat"}) for _ in inputs], mode="predict")
 
 
 def test_own_method_equals_the_preset() -> None:
