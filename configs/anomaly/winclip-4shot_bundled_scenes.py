@@ -1,7 +1,2 @@
-_base_ = [
-    "../_base_/methods/winclip.py",
-    "../_base_/datasets/scenes_anomaly.py",
-    "../_base_/runtime/default.py",
-]
-model = dict(encoder="bundled")
+_base_ = "winclip_bundled_scenes.py"
 test_dataloader = dict(dataset=dict(shots=4))

@@ -1,3 +1,2 @@
-_base_ = ["../_base_/methods/winclip.py", "../_base_/datasets/visa.py", "../_base_/runtime/default.py"]
+_base_ = "winclip_vitb16-plus_visa.py"
 test_dataloader = dict(dataset=dict(shots=4))
-test_evaluator = dict(size=240)

@@ -1,7 +1,2 @@
-_base_ = [
-    "../_base_/methods/denseclip_maskrcnn.py",
-    "../_base_/datasets/coco_instance_train.py",
-    "../_base_/schedules/denseclip_1x.py",
-]
-model = dict(encoder="RN101-quickgelu:openai", classes="coco", matching=dict(context_std=1.0))
-optim_wrapper = dict(optimizer=dict(lr=2e-4))
+_base_ = "denseclip_rn50-maskrcnn_coco.py"
+model = dict(encoder="RN101-quickgelu:openai")

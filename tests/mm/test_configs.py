@@ -81,7 +81,7 @@ def own_and_inherited(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     bases = own.pop("_base_")
     own.pop("__builtins__")
     inherited: dict[str, Any] = {}
-    for base in bases:
+    for base in [bases] if isinstance(bases, str) else bases:
         inherited |= Config.fromfile(path.parent / base).to_dict()
     return own, inherited
 

@@ -1,10 +1,6 @@
 # Crops of training scenes with many of one kind; all objects are counted, as "thing".
-_base_ = "scenes_counting.py"
+_base_ = ["scenes_counting.py", "scenes_loaders.py"]
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
         type="ScenesCountingDataset",
         split="train",
@@ -20,10 +16,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="ScenesCountingDataset",
         split="val",

@@ -1,10 +1,6 @@
 # Training scenes of one thing each, half of them damaged; validation and test as in scenes_anomaly.py.
-_base_ = "scenes_anomaly.py"
+_base_ = ["scenes_anomaly.py", "scenes_loaders.py"]
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
         type="ScenesDefectsDataset",
         seed=0,
@@ -13,10 +9,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False, round_up=False),
+    sampler=dict(round_up=False),
     dataset=dict(
         type="ScenesAnomalyDataset",
         part="val",

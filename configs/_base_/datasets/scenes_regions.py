@@ -1,9 +1,7 @@
 # Regions of scenes as masked crops of 64 px; all regions in validation and test.
+_base_ = "scenes_loaders.py"
 train_dataloader = dict(
     batch_size=6,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
         type="SceneRegions",
         length=8000,
@@ -12,9 +10,6 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=4,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="SceneRegions",
         split="val",

@@ -1,10 +1,6 @@
 # Training scenes, a new crop of 112 x 112 px each time; validation and test as in scenes.py.
-_base_ = "scenes.py"
+_base_ = ["scenes.py", "scenes_loaders.py"]
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
         type="ScenesDataset",
         split="train",
@@ -20,10 +16,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="ScenesDataset",
         split="val",
