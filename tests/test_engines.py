@@ -15,7 +15,7 @@ from run_helpers import FakeSegmenter, contents, lines, poison
 from support import load_tool
 
 from ovseg.batch import BatchPredictor
-from ovseg.engines import make_predict_batch, make_predict_fn
+from ovseg.engines import make_predict_batch
 from ovseg.errors import ConfigError, ShapeError
 from ovseg.outputs.writers import build_writers
 
@@ -70,11 +70,6 @@ def plain(pictures: Path, out: Path) -> None:
     given = ["-c", CONFIG["classes"], "--method", "maskclip", "--encoder", "bundled", "--device", "cpu", "-q"]
     options = ["--opts", "short_side=64", "--formats", "labels,coco"]
     load_tool(ROOT / "tools" / "infer.py").main([str(pictures), *given, *options, "-o", str(out)])
-
-
-def test_spark_gets_a_function_of_paths(pictures: Path) -> None:
-    predict = make_predict_fn("error", **CONFIG, formats="labels")()
-    assert predict(np.array([str(pictures / "a.png"), str(pictures / "none.png")])).tolist()[0] == ""
 
 
 def test_a_worker_is_made_of_plain_values() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,19 +60,29 @@ def make_predict_batch(
     )
 
 
-def make_predict_fn(kind: str, **config: Any) -> Callable[[], Callable[[np.ndarray], np.ndarray]]:
-    """For `pyspark.ml.functions.predict_batch_udf`: paths in, one kind of output out.
+def make_predict_fn(**config: Any) -> Callable[[], Callable[[np.ndarray], dict[str, np.ndarray]]]:
+    """For `pyspark.ml.functions.predict_batch_udf`: a column of images in, columns of text out.
+
+    Spark's function returns numbers and text only, so bytes of pictures become base64 (`unbase64` in Spark).
 
     Args:
-        kind: "record", "error", or a kind of output such as "labels".
         config: of `make_predict_batch`.
 
     Returns:
-        A function that loads the model and returns the predict function, as Spark wants it.
+        A function that loads the model and returns the predict function, as Spark wants it. That takes
+        paths, or encoded images, and returns `record`, `error` and each kind of output.
     """
 
-    def make() -> Callable[[np.ndarray], np.ndarray]:
-        predict = make_predict_batch(**config)
-        return lambda paths: predict({"path": paths})[kind]
+    def make() -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        ask = make_predict_batch(**config)
+        kinds = [writer.kind for writer in ask.writers]
+
+        def predict(images: np.ndarray) -> dict[str, np.ndarray]:
+            found = ask({"bytes": images})
+            for kind in kinds:
+                found[kind] = np.array([b64encode(each).decode() for each in found[kind]], dtype=object)
+            return found
+
+        return predict
 
     return make
