@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ovseg.anomaly_structures import StateBank
 from ovseg.answers import Answers, check_tasks
 from ovseg.errors import ConfigError
 from ovseg.heads.anomaly import AnomalyHead
-from ovseg.images import read_image
+from ovseg.images import in_batches, read_image
 from ovseg.inputs import find_images
 from ovseg.structures import TextBank
 from ovseg.text.vocabulary import Vocabulary
@@ -248,7 +247,7 @@ class AnomalyInferencer:
         if self.detector.needs_good and not self.learned:
             raise ConfigError("this method compares with good images: give a folder of them (good=FOLDER)")
         names = Vocabulary.parse(classes).names
-        return self._answers(iter(images), self.states(classes), names, size)
+        return self._answers(images, self.states(classes), names, size)
 
     def __call__(
         self, images: Iterable[Any], classes: Any = "object", **options: Any
@@ -258,18 +257,13 @@ class AnomalyInferencer:
         return (each.anomaly for each in answers if each.anomaly is not None)
 
     def _answers(
-        self, images: Iterator[Any], bank: StateBank | None, names: tuple[str, ...], size: int
+        self, images: Iterable[Any], bank: StateBank | None, names: tuple[str, ...], size: int
     ) -> Iterator[Answers]:
-        while batch := [read_image(image) for image in islice(images, size)]:
-            by_size: dict[tuple[int, int], list[int]] = {}
-            for index, image in enumerate(batch):
-                by_size.setdefault((image.shape[0], image.shape[1]), []).append(index)
-            results: dict[int, AnomalyMap] = {}
-            for image_hw, indices in by_size.items():
-                scores = self.detector([batch[index] for index in indices], bank)
-                results.update(zip(indices, self.head(scores, image_hw), strict=True))
-            for index in range(len(batch)):
-                yield Answers(results[index].image_hw, names, anomaly=results[index])
+        def look(alike: list[np.ndarray]) -> Iterable[AnomalyMap]:
+            return self.head(self.detector(alike, bank), alike[0].shape[:2])
+
+        for found in in_batches(images, size, look):
+            yield Answers(found.image_hw, names, anomaly=found)
 
     def _load(self, path: Path) -> None:
         if not isinstance(self.detector, MemoryDetector):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ovseg.answers import Answers, check_tasks
 from ovseg.counting_results import Counts
 from ovseg.errors import ConfigError, VocabularyError
 from ovseg.heads.ebc import EbcCounter
-from ovseg.images import read_image
+from ovseg.images import in_batches
 from ovseg.structures import TextBank
 from ovseg.text.vocabulary import Vocabulary
 
@@ -112,20 +111,15 @@ class CountInferencer:
         if size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {size}")
         vocabulary, _ = self.bank(classes)
-        return self._answers(iter(images), vocabulary.names, size)
+        return self._answers(images, vocabulary.names, size)
 
-    def _answers(self, images: Iterator[Any], names: tuple[str, ...], size: int) -> Iterator[Answers]:
-        while batch := [read_image(image) for image in islice(images, size)]:
-            by_size: dict[tuple[int, int], list[int]] = {}
-            for index, image in enumerate(batch):
-                by_size.setdefault((image.shape[0], image.shape[1]), []).append(index)
-            found: dict[int, Counts] = {}
-            for indices in by_size.values():
-                stack = torch.from_numpy(np.stack([batch[index] for index in indices]))
-                pixels = stack.permute(0, 3, 1, 2).to(self.device).float() / 255
-                found |= dict(zip(indices, self.counter(pixels, name=names[0]), strict=True))
-            for index in range(len(batch)):
-                yield Answers(found[index].image_hw, names, counts=found[index])
+    def _answers(self, images: Iterable[Any], names: tuple[str, ...], size: int) -> Iterator[Answers]:
+        def count(alike: list[np.ndarray]) -> Iterable[Counts]:
+            pixels = torch.from_numpy(np.stack(alike)).permute(0, 3, 1, 2).to(self.device).float() / 255
+            return self.counter(pixels, name=names[0])
+
+        for found in in_batches(images, size, count):
+            yield Answers(found.image_hw, names, counts=found)
 
     def __call__(self, images: Iterable[Any], classes: Any, **options: Any) -> Iterator[Any]:
         """Raises ConfigError: there is no class for every pixel here."""

@@ -26,9 +26,10 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 else:  # run-time type checks cannot see through `IO`
     BinaryStream = io.BufferedIOBase
 
+Result = TypeVar("Result")
 Source = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 #: Pillow's formats that are tried, in this order, by the first bytes of the file and not by its name.
@@ -149,6 +151,30 @@ def read_image(
         raise type(error)(f"{os.fspath(source)}: {error}") from error
     except OSError as error:
         raise ImageError(f"{os.fspath(source)}: {error.strerror or error}") from error
+
+
+def in_batches(
+    images: Iterable[Any], size: int, ask: Callable[[list[np.ndarray]], Iterable[Result]]
+) -> Iterator[Result]:
+    """Results, lazily and in order, of a question to images of one size.
+
+    Args:
+        images: anything that `read_image` takes; sizes may differ.
+        size: how many are taken at a time.
+        ask: what is asked of those that have one size; gives a result for each.
+
+    Raises:
+        ImageError: an image cannot be read; raised when its turn comes.
+    """
+    rest = iter(images)
+    while batch := [read_image(image) for image in islice(rest, size)]:
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(batch):
+            by_size.setdefault(image.shape[:2], []).append(index)
+        results: dict[int, Result] = {}
+        for alike in by_size.values():
+            results.update(zip(alike, ask([batch[index] for index in alike]), strict=True))
+        yield from (results[index] for index in range(len(batch)))
 
 
 def float_to_uint8(values: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from ovseg.errors import ImageError, MissingDependencyError
-from ovseg.images import Limits, float_to_uint8, read_image
+from ovseg.images import Limits, float_to_uint8, in_batches, read_image
 
 
 @pytest.fixture
@@ -359,3 +359,20 @@ def test_text_chunk_bomb_is_an_image_error(picture: np.ndarray) -> None:
     info.add_text("comment", "x" * 20_000_000, zip=True)
     with pytest.raises(ImageError, match="damaged PNG"):
         read_image(encode(picture, "PNG", pnginfo=info))
+
+
+def test_batches_keep_their_order_and_hold_one_size() -> None:
+    pictures = [np.full((8 + 2 * (k % 3 == 1), 10, 3), k, np.uint8) for k in range(7)]
+    asked: list[list[int]] = []
+
+    def numbers(alike: list[np.ndarray]) -> list[int]:
+        assert len({image.shape for image in alike}) == 1
+        asked.append([int(image[0, 0, 0]) for image in alike])
+        return asked[-1]
+
+    assert list(in_batches(iter(pictures), 4, numbers)) == list(range(7))
+    assert asked == [[0, 2, 3], [1], [4], [5, 6]]
+    lazy = in_batches([pictures[0], b"no image"], 1, numbers)
+    assert next(lazy) == 0
+    with pytest.raises(ImageError):
+        next(lazy)
