@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,7 @@ from ovseg.geo import (
     small_hw,
 )
 from ovseg.inputs import ImageFile
+from ovseg.outputs import geojson_strips
 from ovseg.outputs.palette import Scheme, class_colors
 from ovseg.outputs.visualize import overlay
 from ovseg.outputs.writers import check_formats
@@ -202,7 +203,11 @@ def _one(
                 )  # fmt: skip
                 scratch.blend(void, *_limits(vocabulary, options.threshold, void))
                 statistics = _write_rasters(dataset, scratch, folder.path, outputs, style, void)
-                _write_pictures(reader, folder.path, outputs, style, void)
+                paths = {kind: folder.path / output for kind, output in outputs.items()}
+                if "overlay" in paths:
+                    _write_overlay(reader, paths["labels"], paths["overlay"], style, void)
+                if "geojson" in paths:
+                    _write_regions(dataset, scratch, paths["geojson"], style.names, void)
             record: Record = {
                 **where,
                 "stem": stem,
@@ -342,53 +347,25 @@ def _write_rasters(
     }
 
 
-def _write_pictures(
-    reader: RasterReader, folder: Path, outputs: dict[str, str], style: _Style, void: int
-) -> None:
-    """A small overlay, and polygons on the map, from the label raster."""
-    with open_raster(folder / outputs["labels"]) as labels:
-        if "overlay" in outputs:
-            size_hw = small_hw(reader.hw, PREVIEW_PX)
-            small = labels.read(1, out_shape=size_hw)
-            shown = Segmentation(
-                small,
-                style.names,
-                np.ones(size_hw, np.float32),
-                style.background,
-                None if style.colors is None else tuple(style.colors),
-                void,
-            )
-            picture: Image.Image = overlay(
-                reader.small(PREVIEW_PX), shown, opacity=style.opacity, scheme=style.scheme
-            )
-            with atomic(folder / outputs["overlay"]) as stream:
-                picture.save(stream, "JPEG", quality=92, subsampling=0)
-        if "geojson" in outputs:
-            with atomic(folder / outputs["geojson"]) as stream:
-                for piece in _collection(labels, style.names, void):
-                    stream.write(piece.encode())
+def _write_overlay(reader: RasterReader, labels: Path, target: Path, style: _Style, void: int) -> None:
+    """A small overlay."""
+    size_hw = small_hw(reader.hw, PREVIEW_PX)
+    with open_raster(labels) as dataset:
+        small = dataset.read(1, out_shape=size_hw)
+    colors = None if style.colors is None else tuple(style.colors)
+    sure = np.ones(size_hw, np.float32)
+    shown = Segmentation(small, style.names, sure, style.background, colors, void)
+    picture: Image.Image = overlay(
+        reader.small(PREVIEW_PX), shown, opacity=style.opacity, scheme=style.scheme
+    )
+    with atomic(target) as stream:
+        picture.save(stream, "JPEG", quality=92, subsampling=0)
 
 
-def _collection(labels: Any, names: Sequence[str], void: int) -> Iterator[str]:
-    """Regions of a label raster as GeoJSON; memory grows with their number and not with the raster."""
-    import rasterio
-    from rasterio.features import shapes
-
-    place = georeference_of(labels)
-    head: dict[str, Any] = {"type": "FeatureCollection", "ovseg": {"units": "crs" if place.wkt else "pixels"}}
-    if place.wkt:
-        head["crs"] = place.crs_member()
-    yield json.dumps(head)[:-1] + ', "features": ['
-    number = 0
-    for geometry, value in shapes(rasterio.band(labels, 1), connectivity=4, transform=labels.transform):
-        if int(value) == void:
-            continue
-        number += 1
-        found = {
-            "type": "Feature",
-            "id": number,
-            "properties": {"name": names[int(value)], "class_id": int(value)},
-            "geometry": geometry,
-        }
-        yield (",\n" if number > 1 else "\n") + json.dumps(found, ensure_ascii=False)
-    yield "]}\n"
+def _write_regions(dataset: Any, scratch: Scratch, target: Path, names: Sequence[str], void: int) -> None:
+    """Polygons, on the map where the raster is on one."""
+    place = georeference_of(dataset)
+    to_map, crs = (place.to_map, place.crs_member()) if place.wkt else (None, None)
+    with atomic(target) as stream:
+        for piece in geojson_strips.collection(scratch.strips(), names, void, to_map, crs):
+            stream.write(piece.encode())

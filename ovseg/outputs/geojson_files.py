@@ -8,7 +8,7 @@ named in the member "crs" of the format's 2008 edition, which GDAL, QGIS and the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,10 +43,7 @@ def feature(shape: Shape, number: int) -> dict[str, Any]:
             [[[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]]
         ]
     else:
-        parts = [
-            [_closed(ring) for ring in (each.exterior, *each.holes)]
-            for each in outlines(shape.mask, shape.corner_xy)
-        ]
+        parts = [placed((each.exterior, *each.holes), None) for each in outlines(shape.mask, shape.corner_xy)]
     properties: dict[str, Any] = {
         "name": shape.name,
         "class_id": shape.label,
@@ -81,17 +78,25 @@ def georeferenced(
         geometry = each["geometry"]
         several = geometry["type"] == "MultiPolygon"
         parts = geometry["coordinates"] if several else [geometry["coordinates"]]
-        placed = [[_oriented(to_map(np.array(ring)), at == 0) for at, ring in enumerate(p)] for p in parts]
-        geometry["coordinates"] = placed if several else placed[0]
+        moved = [placed([np.array(ring[:-1]) for ring in rings], to_map) for rings in parts]
+        geometry["coordinates"] = moved if several else moved[0]
     found["ovseg"]["units"] = "crs"
     collection = {"type": found.pop("type"), **({} if crs is None else {"crs": crs}), **found}
     return json.dumps(collection, ensure_ascii=False).encode()
 
 
-def _closed(ring: np.ndarray) -> Ring:
-    return [*ring.tolist(), ring[0].tolist()]
+def placed(rings: Sequence[np.ndarray], to_map: Callable[[np.ndarray], np.ndarray] | None) -> list[Ring]:
+    """Coordinates of a polygon as RFC 7946 wants them.
 
+    Rings are closed; the exterior has a positive signed area, and holes have a negative one.
 
-def _oriented(ring: np.ndarray, exterior: bool) -> Ring:
-    """The exterior with a positive signed area and holes with a negative one, as RFC 7946 wants them."""
-    return (ring if (signed_area(ring[:-1]) > 0) == exterior else ring[::-1]).tolist()
+    Args:
+        rings: the exterior and holes, in pixels, not closed.
+        to_map: see `georeferenced`; None leaves pixels.
+    """
+    found = []
+    for at, ring in enumerate(rings):
+        moved = ring if to_map is None else to_map(ring)
+        moved = moved if (signed_area(moved) > 0) == (at == 0) else moved[::-1]
+        found.append([*moved.tolist(), moved[0].tolist()])
+    return found

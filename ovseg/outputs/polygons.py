@@ -48,19 +48,9 @@ def outlines(mask: Bool[np.ndarray, "_ _"], offset_xy: Point = (0, 0)) -> list[P
         mask: of an image, or of a part of it.
         offset_xy: of that part, added to all corners.
     """
-    padded = np.pad(mask, 1)
-    regions, count = ndimage.label(padded)
-    corners = _corners(padded, regions)
-    exteriors: dict[int, np.ndarray] = {}
-    holes: dict[int, list[np.ndarray]] = {}
-    for region, loop in _loops(*corners):
-        for points in _without_touching(loop):
-            ring = np.array(points) + offset_xy
-            if signed_area(ring) > 0:
-                exteriors[region] = ring
-            else:
-                holes.setdefault(region, []).append(ring)
-    return [Polygon(exteriors[each], tuple(holes.get(each, ()))) for each in range(1, count + 1)]
+    regions, count = ndimage.label(np.pad(mask, 1))
+    found = polygons(*corners(regions), offset_xy)
+    return [found[each] for each in range(1, count + 1)]
 
 
 def simple_outlines(mask: Bool[np.ndarray, "_ _"], offset_xy: Point = (0, 0)) -> list[np.ndarray]:
@@ -88,14 +78,17 @@ def simple_outlines(mask: Bool[np.ndarray, "_ _"], offset_xy: Point = (0, 0)) ->
     return found
 
 
-def _corners(
-    padded: Bool[np.ndarray, "_ _"], regions: Int[np.ndarray, "_ _"]
-) -> tuple[Int[np.ndarray, "5 n"], Bool[np.ndarray, " n"]]:
-    """Where outlines turn.
+def corners(regions: Int[np.ndarray, "_ _"]) -> tuple[Int[np.ndarray, "5 n"], Bool[np.ndarray, " n"]]:
+    """Where outlines turn, at the points between pixels.
 
-    Around each point where four pixels meet, a quadrant has a corner when its pixel differs from both its
-    neighbours there: it is inside and they are not (also where the opposite one is), or it is the only one
-    outside. From the corner one arm goes up or down and one left or right, along the quadrant's sides.
+    Around each point where four pixels meet, a quadrant has a corner when its pixel is of another region than
+    both its neighbours there (also where the opposite one is of its own), or when the three others are of one
+    region and it is not. From the corner one arm goes up or down and one left or right, along the quadrant's
+    sides.
+
+    Args:
+        regions: number of each pixel's region; 0 is none. Pixels that meet by their sides and are of the same
+            kind have the same number. The points of the outermost pixels' far sides are not looked at.
 
     Returns:
         Columns of y, x, whether the arms go down, whether they go right, and the region; and whether the
@@ -105,34 +98,52 @@ def _corners(
     for down in (0, 1):
         for right in (0, 1):
             own, beside, above, opposite = (
-                tuple(
-                    slice(part, padded.shape[axis] - 1 + part)
-                    for axis, part in enumerate((down ^ flip_y, right ^ flip_x))
-                )
+                regions[
+                    tuple(
+                        slice(part, regions.shape[axis] - 1 + part)
+                        for axis, part in enumerate((down ^ flip_y, right ^ flip_x))
+                    )
+                ]
                 for flip_y, flip_x in ((0, 0), (0, 1), (1, 0), (1, 1))
             )
-            convex = padded[own] & ~padded[beside] & ~padded[above]
-            concave = ~padded[own] & padded[beside] & padded[above] & padded[opposite]
+            convex = (own != 0) & (beside != own) & (above != own)
+            concave = (opposite != 0) & (own != opposite) & (beside == opposite) & (above == opposite)
             for where, quadrant in ((convex, own), (concave, opposite)):
                 y, x = np.nonzero(where)
                 flags = np.full_like(y, down), np.full_like(y, right)
-                found.append(np.stack([y, x, *flags, regions[quadrant][y, x]]))
+                found.append(np.stack([y, x, *flags, quadrant[y, x]]))
                 inside.append(np.full(len(y), where is convex))
     return np.concatenate(found, axis=1), np.concatenate(inside)
 
 
+def polygons(
+    found: Int[np.ndarray, "5 n"], inside: Bool[np.ndarray, " n"], offset_xy: Point = (0, 0)
+) -> dict[int, Polygon]:
+    """Regions by number, of all their `corners`."""
+    exteriors: dict[int, np.ndarray] = {}
+    holes: dict[int, list[np.ndarray]] = {}
+    for region, loop in _loops(found, inside):
+        for points in _without_touching(loop):
+            ring = np.array(points) + offset_xy
+            if signed_area(ring) > 0:
+                exteriors[region] = ring
+            else:
+                holes.setdefault(region, []).append(ring)
+    return {each: Polygon(ring, tuple(holes.get(each, ()))) for each, ring in exteriors.items()}
+
+
 def _loops(
-    corners: Int[np.ndarray, "5 n"], inside: Bool[np.ndarray, " n"]
+    found: Int[np.ndarray, "5 n"], inside: Bool[np.ndarray, " n"]
 ) -> Iterator[tuple[int, list[Point]]]:
     """Corners joined by their arms, with the region beside them, which lies to the right of the way.
 
-    Along a row of points, the arm to the right of one corner meets the arm to the left of the next one;
-    along a column likewise.
+    Along a row of points, the arm to the right of a region's corner meets the arm to the left of its next
+    one; along a column likewise.
     """
-    y, x, down, right, region = corners
-    by_row = np.lexsort((right, x, y))
+    y, x, down, right, region = found
+    by_row = np.lexsort((right, x, y, region))
     across, along = np.empty(len(y), int), np.empty(len(y), int)
-    for partner, order in ((across, by_row), (along, np.lexsort((down, y, x)))):
+    for partner, order in ((across, by_row), (along, np.lexsort((down, y, x, region)))):
         partner[order[0::2]], partner[order[1::2]] = order[1::2], order[0::2]
     step = along.tolist(), across.tolist()
     points = list(zip(x.tolist(), y.tolist(), strict=True))
