@@ -19,6 +19,7 @@ from mmengine.structures import BaseDataElement
 from ovseg.counting_data import CountingImage, read_fsc147, read_shanghaitech
 from ovseg.errors import ConfigError
 from ovseg.mm.registry import DATASETS, TRANSFORMS
+from ovseg.mm.scenes_dataset import entries, put_image
 from ovseg.scenes import SceneSet
 from ovseg.scenes.plan import SPLIT_SETTINGS
 from ovseg.training.count_augment import CountAugmentation
@@ -125,16 +126,8 @@ class ScenesCountingDataset(BaseDataset):
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """One entry per scene; `img_path` is only a name, for outputs."""
-        split, seed = self.scene["split"], self.scene["seed"]
-        return [
-            {
-                "scene": {**self.scene, "index": index},
-                "img_path": f"counting_{split}_{seed}_{index:05d}.png",
-                "everything": self.everything,
-            }
-            for index in range(self.scene["length"])
-        ]
+        """One entry per scene."""
+        return entries(self.scene, "counting", everything=self.everything)
 
 
 @TRANSFORMS.register_module()
@@ -152,8 +145,7 @@ class RenderCountedScene(BaseTransform):
             name = max(drawn.counts, key=lambda each: drawn.counts[each]) if drawn.counts else "object"
             counted = [index for index, each in enumerate(drawn.names) if each == name]
         corners = drawn.boxes_xyxy[counted].reshape(-1, 2, 2)
-        results["img"] = np.ascontiguousarray(drawn.image[..., ::-1])
-        results["img_shape"] = results["ori_shape"] = drawn.image.shape[:2]
+        put_image(results, drawn.image)
         results["name"] = name
         results["points_xy"] = corners.mean(axis=1).astype(np.float32)
         return results

@@ -10,6 +10,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
 
 from ovseg.mm.registry import DATASETS, TRANSFORMS
+from ovseg.mm.scenes_dataset import put_image
 from ovseg.scenes import SceneSet
 from ovseg.scenes.plan import SPLIT_SETTINGS
 
@@ -60,8 +61,7 @@ class RenderDefects(BaseTransform):
         """In the place of LoadImageFromFile and LoadAnomalyMask."""
         seed, index, size_hw = results["scene"]
         scene = _scenes(seed).render(index, tuple(size_hw))
-        results["img"] = np.ascontiguousarray(scene.image[..., ::-1])
-        results["img_shape"] = results["ori_shape"] = scene.image.shape[:2]
+        put_image(results, scene.image)
         results["gt_seg_map"] = scene.defects.astype(np.uint8)
         results["seg_fields"] = ["gt_seg_map"]
         return results

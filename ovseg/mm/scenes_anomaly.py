@@ -12,6 +12,7 @@ from mmcv.transforms import BaseTransform
 
 from ovseg.mm.anomaly_datasets import GOOD, AnomalyDataset
 from ovseg.mm.registry import DATASETS, TRANSFORMS
+from ovseg.mm.scenes_dataset import put_image
 from ovseg.scenes.inspection import KINDS, InspectionSet, Part
 
 
@@ -84,8 +85,7 @@ class RenderInspection(BaseTransform):
         """In the place of LoadImageFromFile and LoadAnomalyMask."""
         kind, part, seed, index, size_hw = results["scene"]
         scene = _scenes(kind, part, seed).render(index, tuple(size_hw))
-        results["img"] = np.ascontiguousarray(scene.image[..., ::-1])
-        results["img_shape"] = results["ori_shape"] = scene.image.shape[:2]
+        put_image(results, scene.image)
         results["gt_seg_map"] = scene.defects.astype(np.uint8)
         results["seg_fields"] = ["gt_seg_map"]
         return results

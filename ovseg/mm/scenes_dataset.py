@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from mmcv.transforms import BaseTransform
 from mmseg.datasets import BaseSegDataset
 
@@ -18,6 +20,32 @@ from ovseg.scenes import SceneSet
 def scene_set(split: str, seed: int, length: int, size_hw: tuple[int, int]) -> SceneSet:
     """The set, once per process."""
     return SceneSet(split, seed, length=length, size_hw=size_hw)
+
+
+def entries(scenes: Mapping[str, Any], prefix: str = "scenes", **others: Any) -> list[dict[str, Any]]:
+    """What a dataset knows of each scene; `img_path` is only a name, for outputs.
+
+    Args:
+        scenes: options of `scene_set`.
+        prefix: of the name.
+        others: the same in every entry.
+    """
+    start = f"{prefix}_{scenes['split']}_{scenes['seed']}"
+    return [
+        {
+            "scene": {**scenes, "index": index},
+            "img_path": f"{start}_{index:05d}.png",
+            "img_id": index,
+            **others,
+        }
+        for index in range(scenes["length"])
+    ]
+
+
+def put_image(results: dict[str, Any], image: UInt8[np.ndarray, "H W 3"]) -> None:
+    """An RGB image into a pipeline, as loaders give it: BGR, with its size."""
+    results["img"] = np.ascontiguousarray(image[..., ::-1])
+    results["img_shape"] = results["ori_shape"] = image.shape[:2]
 
 
 @DATASETS.register_module()
@@ -50,17 +78,8 @@ class ScenesDataset(BaseSegDataset):
         super().__init__(metainfo={"classes": classes, "palette": palette}, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """One entry per scene; `img_path` is only a name, for outputs."""
-        options = self.scene_options
-        return [
-            {
-                "scene": {**options, "index": index},
-                "img_path": f"scenes_{options['split']}_{options['seed']}_{index:05d}.png",
-                "seg_fields": [],
-                "reduce_zero_label": self.reduce_zero_label,
-            }
-            for index in range(options["length"])
-        ]
+        """One entry per scene."""
+        return entries(self.scene_options, seg_fields=[], reduce_zero_label=self.reduce_zero_label)
 
 
 @TRANSFORMS.register_module()
@@ -72,8 +91,7 @@ class RenderScene(BaseTransform):
         scene = dict(results["scene"])
         index = scene.pop("index")
         drawn = scene_set(**scene)[index]
-        results["img"] = np.ascontiguousarray(drawn.image[..., ::-1])
-        results["img_shape"] = results["ori_shape"] = drawn.image.shape[:2]
+        put_image(results, drawn.image)
         results["gt_seg_map"] = drawn.labels
         results["seg_fields"] = ["gt_seg_map"]
         return results

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
 
 from ovseg.mm.registry import DATASETS, MODELS, TRANSFORMS
-from ovseg.mm.scenes_dataset import scene_set
+from ovseg.mm.scenes_dataset import entries, put_image, scene_set
 from ovseg.outputs.palette import class_colors
 from ovseg.rle import encode_mask
 from ovseg.scenes import SceneSet
@@ -58,16 +57,8 @@ class ScenesDetectionDataset(BaseDataset):
         super().__init__(metainfo={"classes": classes, "palette": class_colors(classes)}, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """One entry per scene; `img_path` is only a name, for outputs."""
-        options = self.scene_options
-        return [
-            {
-                "scene": {**options, "index": index},
-                "img_id": index,
-                "img_path": f"scenes_{options['split']}_{options['seed']}_{index:05d}.png",
-            }
-            for index in range(options["length"])
-        ]
+        """One entry per scene."""
+        return entries(self.scene_options)
 
 
 @TRANSFORMS.register_module()
@@ -82,9 +73,8 @@ class RenderSceneObjects(BaseTransform):
         drawn = scenes[index]
         objects = scene_objects(options["split"])
         place = {scenes.classes.index(name): label for label, name in enumerate(objects)}
-        results["img"] = np.ascontiguousarray(drawn.image[..., ::-1])
+        put_image(results, drawn.image)
         results["height"], results["width"] = drawn.image.shape[:2]
-        results["img_shape"] = results["ori_shape"] = drawn.image.shape[:2]
         results["instances"] = [
             {
                 "bbox": box.tolist(),
