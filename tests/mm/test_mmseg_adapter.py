@@ -43,6 +43,13 @@ TINY_SAN: dict[str, Any] = {
         },
     },
 }
+TINY_CAT_SEG: dict[str, Any] = {
+    "backbone": {"feature_extractor": {"depth": 18, "base_channels": 16}},
+    "neck": {"appearance_guidance_dim": 64, "text_guidance_dim": 16},
+    "decode_head": {"decoder_guidance_dims": (32, 16)},
+}
+TINY_CLIP = (16, 384, 1, 64, 16, 77, 49408, 64, 1, 1)
+NEEDS_PROJECT = pytest.mark.skipif(not PROJECT, reason="OVSEG_CATSEG_PROJECT names no projects/CAT-Seg")
 WORDS = "cat, dog = puppy | hound, grass"
 
 
@@ -106,10 +113,21 @@ def test_checkpoints_are_mmsegs(san: MMSegModel, tmp_path: Path) -> None:
         san(None, None, mode="loss")
 
 
-def test_three_images_through_the_runner(tmp_path: Path) -> None:
-    changes = {"model.options": TINY_SAN, "test_dataloader.num_workers": 0}
-    changes["test_dataloader.persistent_workers"] = False
-    config = load_config(REPO / "configs" / "san" / "san_vitb16_voc20.py", changes)
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("san/san_vitb16_voc20.py", {"model.options": TINY_SAN}),
+        pytest.param(
+            "cat-seg/cat-seg_vitb_voc20.py",
+            {"model.options": TINY_CAT_SEG, "model.clip_shape": TINY_CLIP, "model.project": PROJECT},
+            marks=NEEDS_PROJECT,
+        ),
+    ],
+    ids=["san", "cat-seg"],
+)
+def test_three_images_through_the_runner(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    changes = changes | {"test_dataloader.num_workers": 0, "test_dataloader.persistent_workers": False}
+    config = load_config(REPO / "configs" / family, changes)
     root = config.test_dataloader.dataset.data_root
     config.test_dataloader.dataset.data_root = root.replace("data/", f"{tmp_path}/", 1)
     LAYOUTS["voc20"].write(tmp_path, 20)
@@ -150,16 +168,10 @@ def test_a_project_that_asks_for_the_lost_name(tmp_path: Path, monkeypatch: pyte
         sys.modules.pop(name, None)
 
 
-@pytest.mark.skipif(not PROJECT, reason="OVSEG_CATSEG_PROJECT names no projects/CAT-Seg")
+@NEEDS_PROJECT
 def test_cat_seg_answers_any_words() -> None:
-    options = {
-        "backbone": {"feature_extractor": {"depth": 18, "base_channels": 16}},
-        "neck": {"appearance_guidance_dim": 64, "text_guidance_dim": 16},
-        "decode_head": {"decoder_guidance_dims": (32, 16)},
-    }
     name = "configs/cat_seg/catseg_vitb-r101_4xb2-warmcoslr2e-4-adamw-80k_coco-stuff164k-384x384.py"
-    shape = (16, 384, 1, 64, 16, 77, 49408, 64, 1, 1)
-    model = MMSegModel(segmentor=name, project=PROJECT, options=options, clip_shape=shape).eval()
+    model = MMSegModel(segmentor=name, project=PROJECT, options=TINY_CAT_SEG, clip_shape=TINY_CLIP).eval()
     (found,) = model.predictor()([image()], WORDS)
     assert found.labels.shape == (40, 70)
     assert found.names == ("cat", "dog", "grass")
