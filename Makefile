@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# test files at a time
+JOBS ?= 2
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --override overrides.txt
 
 .PHONY: run demo test check lint types bench docs constraints clean
@@ -15,7 +17,7 @@ demo: $(VENV)/.installed-demo  ## the page in a browser, at http://127.0.0.1:786
 	$(BIN)/python demo/app.py
 
 test: $(VENV)/.installed-dev  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: lint types test  ## what CI runs
 

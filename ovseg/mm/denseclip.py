@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,7 @@ class DenseClip(TrainableModel):
         score_weight: of the score map's own loss.
         short_side, windows: of prediction; see `DenseClipPredictor`. Windows are `WindowPlan`'s options.
         vocabulary: what `predict` asks for, by default the classes.
+        answer: "decoder", or "score_map" for its classes, too; other words are the score map's always.
         head: options of `SegmentationHead`.
         options: of `TrainableModel`.
     """
@@ -60,6 +61,7 @@ class DenseClip(TrainableModel):
         short_side: int = 512,
         windows: Mapping[str, Any] | None = None,
         vocabulary: Any = None,
+        answer: Literal["decoder", "score_map"] = "decoder",
         head: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
@@ -77,6 +79,9 @@ class DenseClip(TrainableModel):
             channels = [neck["out_channels"]] * neck.get("num_outs", 4)
         self.decode_head = self._head(decode_head, channels)
         self.auxiliary_head = None if auxiliary_head is None else self._head(auxiliary_head, channels)
+        if answer not in ("decoder", "score_map"):
+            raise ConfigError(f"answer must be 'decoder' or 'score_map', got '{answer}'")
+        self.answer = answer
         self.score_weight = score_weight
         self.short_side = short_side
         self.windows = WindowPlan(**plain(windows or {}))
@@ -141,7 +146,7 @@ class DenseClip(TrainableModel):
         """The decoder for the classes that it was trained with, the score map for other words."""
         return DenseClipPredictor(
             self.net,
-            self.decode,
+            self.decode if self.answer == "decoder" else None,
             windows=self.windows,
             short_side=self.short_side,
             head=SegmentationHead(**self.head_options),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ import ovseg
 from ovseg.answers import Answers, check_tasks
 from ovseg.errors import ConfigError
 from ovseg.heads import SegmentationHead
-from ovseg.images import read_image
+from ovseg.images import in_batches
 from ovseg.results import Segmentation
 from ovseg.score_map import ScoreMap
 from ovseg.structures import TextBank
@@ -60,7 +59,8 @@ class DenseClipPredictor:
 
     Args:
         net: the trained network.
-        decode: levels to logits `(B, K, h, w)`, a channel for each class of `net.names`.
+        decode: levels to logits `(B, K, h, w)`, a channel for each class of `net.names`; None: the score map
+            answers for these, too.
         windows: how images are cut; the parts are padded with the mean colour to whole cells.
         short_side: pixels to which images are resized first (their long side to 2048 at most).
         head: what reads the logits.
@@ -71,7 +71,7 @@ class DenseClipPredictor:
     def __init__(
         self,
         net: DenseClipNet,
-        decode: Decoder,
+        decode: Decoder | None,
         *,
         windows: WindowPlan,
         short_side: int,
@@ -99,6 +99,7 @@ class DenseClipPredictor:
             "encoder": self.net.name,
             "weights_sha256": self.net.weights_sha256,
             "classes": list(self.net.names),
+            "answer": "score_map" if self.decode is None else "decoder",
             "short_side": self.short_side,
             "crop": self.windows.crop,
             "stride": self.windows.stride,
@@ -129,15 +130,16 @@ class DenseClipPredictor:
         known = {name.casefold(): channel for channel, name in enumerate(self.net.names)}
         own = [known.get(name.casefold()) for name in vocabulary.names]
         channels = None
-        if None not in own:
+        if None not in own and self.decode is not None:
             texts, classes = list(self.net.names), list(range(len(own)))
             channels = torch.tensor(own)
         else:
             new = [name for name, channel in zip(vocabulary.names, own, strict=True) if channel is None]
-            log.warning(
-                "the decoder was not trained with %s: the score map answers, without the decoder's outlines",
-                ", ".join(f"'{name}'" for name in new[:5]) + (" ..." if len(new) > 5 else ""),
-            )
+            if self.decode is not None:
+                log.warning(
+                    "the decoder was not trained with %s: the score map answers, without its outlines",
+                    ", ".join(f"'{name}'" for name in new[:5]) + (" ..." if len(new) > 5 else ""),
+                )
             texts = [query.text for query in vocabulary.queries]
             classes = [query.class_index for query in vocabulary.queries]
         tokens = self.net.tokens_of(texts)
@@ -164,7 +166,7 @@ class DenseClipPredictor:
         grids = []
         for part in windows.cut(rgb, net.mean).split(self.windows.max_batch):
             found = net(net.normalise(part), question.tokens, question.encoded)
-            if question.channels is None:
+            if question.channels is None or self.decode is None:
                 grids.append(found.cosine.float())
             else:
                 grids.append(self.decode(found.levels)[:, question.channels].float())
@@ -207,19 +209,13 @@ class DenseClipPredictor:
             raise ConfigError(
                 "DenseCLIP gives each pixel one of its classes: ask it for the task 'segment' only"
             )
-        return self._answers(iter(images), self.question(classes), batch_size or 1)
+        return self._answers(images, self.question(classes), batch_size or 1)
 
-    def _answers(self, images: Iterator[Any], question: Question, size: int) -> Iterator[Answers]:
-        while batch := [read_image(image) for image in islice(images, size)]:
-            by_size: dict[tuple[int, ...], list[int]] = {}
-            for index, image in enumerate(batch):
-                by_size.setdefault(image.shape[:2], []).append(index)
-            results: dict[int, Segmentation] = {}
-            for indices in by_size.values():
-                found = self.head(
-                    self.score([batch[i] for i in indices], question), colors=question.vocabulary.colors
-                )
-                results.update(zip(indices, found, strict=True))
-            for index in range(len(batch)):
-                result = results[index]
-                yield Answers(result.image_hw, question.vocabulary.names, segmentation=result)
+    def _answers(self, images: Iterable[Any], question: Question, size: int) -> Iterator[Answers]:
+        vocabulary = question.vocabulary
+
+        def segment(alike: list[np.ndarray]) -> list[Segmentation]:
+            return self.head(self.score(alike, question), colors=vocabulary.colors)
+
+        for found in in_batches(images, size, segment):
+            yield Answers(found.image_hw, vocabulary.names, segmentation=found)
