@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ovseg.errors import ShapeError, VocabularyError
+from ovseg.errors import ShapeError
 from ovseg.structures import TextBank
 
 NORMAL, ABNORMAL = 0, 1
@@ -49,22 +49,6 @@ class StateBank:
 
     states: Float[Tensor, "2 D"]
     prompts: Float[Tensor, "M D"]
-
-    @classmethod
-    def from_bank(cls, bank: TextBank) -> StateBank:
-        """The states of a bank whose two classes are normal and abnormal, in this order.
-
-        Raises:
-            VocabularyError: it has another number of classes.
-        """
-        if len(bank.names) != 2:
-            raise VocabularyError(
-                f"an anomaly bank has two classes, normal and abnormal in this order, got {len(bank.names)}: "
-                f"{', '.join(bank.names[:5])}"
-            )
-        rows = [bank.embeddings[queries] for queries in bank.queries_of_class]
-        means = torch.stack([each.mean(dim=0) for each in rows])
-        return cls(F.normalize(means, dim=-1), torch.cat(rows))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> StateBank:
         """On another device, in another dtype."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ovseg.counting_results import ClassCount, Counts, nothing_found
-from ovseg.density import join_tiles, resize_density
+from ovseg.density import resize_density
 from ovseg.errors import ShapeError
 
 
@@ -32,32 +32,9 @@ def test_resizing_keeps_objects_where_they_are() -> None:
     np.testing.assert_allclose(coarser, [[0, 0, 0.5, 0.5], [0, 0, 0, 0]], atol=1e-6)
 
 
-def test_tiles_side_by_side_keep_the_sum() -> None:
-    whole = density()
-    corners = [(0, 0), (0, 9), (6, 0), (6, 9)]
-    tiles = [whole[:6, :9], whole[:6, 9:], whole[6:, :9], whole[6:, 9:]]
-    np.testing.assert_allclose(join_tiles(tiles, corners, whole.shape), whole, rtol=1e-6)
-
-
-def test_overlaps_are_averaged() -> None:
-    whole = density()
-    tiles = [whole[:, :12], whole[:, 7:]]
-    np.testing.assert_allclose(join_tiles(tiles, [(0, 0), (0, 7)], whole.shape), whole, rtol=1e-6)
-    joined = join_tiles([tiles[0] * 3, tiles[1]], [(0, 0), (0, 7)], whole.shape)
-    np.testing.assert_allclose(joined[:, 7:12], whole[:, 7:12] * 2, rtol=1e-6)
-    np.testing.assert_allclose(joined[:, 12:], whole[:, 12:], rtol=1e-6)
-
-
-def test_tiles_that_do_not_fit_are_refused() -> None:
-    whole = density(4, 6)
-    with pytest.raises(ShapeError, match="row 0, column 5"):
-        join_tiles([whole[:, :5]], [(0, 0)], (4, 6))
-    with pytest.raises(ShapeError, match="reaches"):
-        join_tiles([whole], [(1, 0)], (4, 6))
-    with pytest.raises(ShapeError, match="one for each"):
-        join_tiles([whole], [], (4, 6))
+def test_no_cells_are_refused() -> None:
     with pytest.raises(ShapeError, match="at least one cell"):
-        resize_density(whole, (0, 3))
+        resize_density(density(4, 6), (0, 3))
 
 
 def counts() -> Counts:

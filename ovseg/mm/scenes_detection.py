@@ -21,12 +21,6 @@ def scene_objects(split: str = "test") -> tuple[str, ...]:
     return tuple(each for each in scenes.classes if each not in scenes.background_classes)
 
 
-@MODELS.register_module(name="SceneBackgrounds")
-def scene_backgrounds(split: str = "test") -> tuple[str, ...]:
-    """What it may stand before."""
-    return SceneSet(split).background_classes
-
-
 @DATASETS.register_module()
 class ScenesDetectionDataset(BaseDataset):
     """Scenes with the box and the mask of every object.

@@ -6,9 +6,8 @@ from anomaly_support import random_batch, random_states
 from support import tiny_encoder
 
 from ovseg.anomaly_structures import StateBank
-from ovseg.errors import ConfigError, ShapeError, VocabularyError
+from ovseg.errors import ConfigError, ShapeError
 from ovseg.methods.winclip import WinCLIP, harmonic_map, nearest_distance, window_cells
-from ovseg.structures import TextBank
 
 
 def test_windows_are_seen_by_the_class_token() -> None:
@@ -96,14 +95,3 @@ def test_errors_say_what_would_be_right() -> None:
         small(images, random_states(dim=24))
     with pytest.raises(ConfigError, match="windows of"):
         small.features(images).distances(WinCLIP(tiny_encoder(), windows=(3,)).features(images))
-    three = TextBank(torch.eye(3), torch.arange(3), ("a", "b", "c"))
-    with pytest.raises(VocabularyError, match="two classes"):
-        StateBank.from_bank(three)
-
-
-def test_a_text_bank_becomes_states() -> None:
-    rows = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
-    bank = StateBank.from_bank(TextBank(rows, torch.tensor([1, 0, 0]), ("good", "bad")))
-    torch.testing.assert_close(bank.states[1], rows[0])
-    torch.testing.assert_close(bank.prompts, rows[[1, 2, 0]])
-    assert bank.text_bank.names == ("normal", "abnormal")
