@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -26,24 +25,17 @@ from ovseg.heads import SegmentationHead
 from ovseg.heads.background import BACKGROUND_NAMES, with_background
 from ovseg.images import read_image
 from ovseg.methods import UNMERGED, check_options, options_of
-from ovseg.no_tower import load_no_tower
 from ovseg.parts import Part, describe_part, load_parts, part_names, refinement_names
 from ovseg.recipe import Recipe
-from ovseg.regions import check_regions, read_regions
+from ovseg.regions import region_ids
 from ovseg.results import Segmentation
 from ovseg.scorer import Scorer
 from ovseg.structures import DenseFeatures, TextBank
 from ovseg.tasks import TaskHeads, Words
 from ovseg.text.encoder import OnLong, TextEncoder
-from ovseg.text.enrichment import encode_attributes, enrich_bank, read_descriptions
 from ovseg.text.kinds import things_of
-from ovseg.text.states import anomaly_bank
 from ovseg.text.vocabulary import Vocabulary
-
-#: What is said of an attribute.
-ATTRIBUTE_TEMPLATES = ("a photo of something that is {}", "a photo of a {} thing")
-#: Encoded vocabularies that are kept.
-BANKS_KEPT = 8
+from ovseg.wording import Wording
 
 
 class Inferencer:
@@ -140,7 +132,6 @@ class Inferencer:
             )
         given = {"guide": guide, "sam": sam, "saliency": saliency, "convolutions": convolutions}
         steps = refinement_names(refine)
-        descriptions = None if enrich is None else read_descriptions(enrich)
         name = encoder or default_encoder()
         chosen = part_names(method, given, steps, bundled=name == BUNDLED)
         target = resolve_device(device)
@@ -178,18 +169,17 @@ class Inferencer:
             context_length=loaded.context_length,
             weights_id=loaded.weights_sha256,
         ).to(target)
-        self.no_tower = None if no_tower is None else load_no_tower(no_tower, self.text_encoder)
-        self.enrich = descriptions
-        self._attributes = (
-            None if descriptions is None else encode_attributes(self.text_encoder, descriptions)
+        self.wording = Wording(
+            self.text_encoder,
+            enrich=enrich,
+            no_tower=no_tower,
+            attributes=attributes,
+            on_long=on_long,
+            cache=text_cache,
         )
         self.heads = heads
         self.refine = [type(step).__name__ for step in self.reader.refine]
         self.feature_cache = None if feature_cache is None else FeatureCache(feature_cache, self.image_side())
-        self.on_long: OnLong = on_long
-        self.attributes = None if attributes is None else Vocabulary.parse(attributes)
-        self.text_cache = None if text_cache is None else Path(text_cache)
-        self._banks: dict[tuple, TextBank] = {}
 
     @property
     def scorer(self) -> Scorer:
@@ -241,10 +231,7 @@ class Inferencer:
             **self.image_side(),
             "refine": self.refine,
             "reject": [str(each) for each in self.recipe.reject],
-            **({} if self.no_tower is None else {"no_tower_sha256": self.no_tower.weights_sha256}),
-            "enrich": self.enrich,
-            "on_long": self.on_long,
-            **({} if self.attributes is None else {"attributes": self.attributes.to_dict()}),
+            **self.wording.describe(),
             "threshold": self.head.threshold,
             "area_threshold": self.head.area_threshold,
             "versions": {
@@ -266,18 +253,7 @@ class Inferencer:
         vocabulary = Vocabulary.parse(classes)
         if vocabulary.prototypes is not None:
             vocabulary.prototypes.check(self.describe())
-
-        def encode() -> TextBank:
-            given: dict[str, Any] = {"cache_dir": self.text_cache, "on_long": self.on_long}
-            bank = self.text_encoder.bank(vocabulary, templates, **given)
-            if self._attributes is not None:
-                bank = enrich_bank(bank, self._attributes.to(bank.embeddings.device))
-            if self.no_tower is not None:
-                bank = self.no_tower.attach(bank, vocabulary, templates, **given)
-            return bank
-
-        key = (vocabulary.fingerprint(), templates if isinstance(templates, str) else tuple(templates))
-        return vocabulary, self._kept(key, encode)
+        return vocabulary, self.wording.bank(vocabulary, templates)
 
     def words(
         self,
@@ -295,23 +271,9 @@ class Inferencer:
         if {"instances", "detect", "count"} & set(tasks) and not bank.background:
             closed = with_background(bank, self.bank(BACKGROUND_NAMES, templates)[1])
         if "anomaly" in tasks:
-            objects = tuple(name for k, name in enumerate(bank.names) if k not in bank.background)
-            states = self._kept(
-                ("states", *objects),
-                lambda: anomaly_bank(self.text_encoder, objects, on_long="truncate"),
-            )
-        described = None
-        if "detect" in tasks and self.attributes is not None:
-            described = self.bank(self.attributes, ATTRIBUTE_TEMPLATES)[1]
+            states = self.wording.states(bank)
+        described = self.wording.described() if "detect" in tasks else None
         return Words(bank, closed, states, things_of(vocabulary), vocabulary.colors, described)
-
-    def _kept(self, key: tuple, encode: Callable[[], TextBank]) -> TextBank:
-        """The bank of that key; of those that were asked for, the latest are kept."""
-        bank = self._banks.pop(key, None) or encode().to(self.recipe.device, torch.float32)
-        self._banks[key] = bank
-        while len(self._banks) > BANKS_KEPT:
-            del self._banks[next(iter(self._banks))]
-        return bank
 
     def encode(self, images: Sequence[Any], regions: Sequence[Any] = ()) -> DenseFeatures:
         """Images of one size through the image towers: once, for any words and tasks afterwards.
@@ -326,7 +288,7 @@ class Inferencer:
         """
         pixels = [read_image(image) for image in images]
         ids = (
-            [_region_ids(each, image) for each, image in zip(regions, pixels, strict=True)] if regions else ()
+            [region_ids(each, image) for each, image in zip(regions, pixels, strict=True)] if regions else ()
         )
         features = self.scorer.encode(self.scorer.prepare(pixels, ids), pixels[0].shape[:2])
         for step in self.scorer.refine:
@@ -419,7 +381,7 @@ class Inferencer:
         size: int,
     ) -> Iterator[Answers]:
         while batch := [read_image(image) for image in islice(images, size)]:
-            ids = [] if regions is None else [_region_ids(next(regions, None), image) for image in batch]
+            ids = [] if regions is None else [region_ids(next(regions, None), image) for image in batch]
             by_size: dict[tuple[int, int], list[int]] = {}
             results: dict[int, Answers] = {}
             for index, image in enumerate(batch):
@@ -458,15 +420,3 @@ class Inferencer:
         found = kept.pictures.regions if kept.pictures is not None else ()
         pictures = self.reader.prepare([image], found or (() if regions is None else (regions,)))
         return replace(kept.to(self.recipe.device), pictures=pictures)
-
-
-def _region_ids(ids: Any, image: np.ndarray) -> np.ndarray:
-    if ids is None:
-        raise ConfigError("there are fewer region maps than images: give one for each")
-    found = read_regions(ids) if isinstance(ids, str | os.PathLike) else np.asarray(ids)
-    if found.ndim != 2 or not np.issubdtype(found.dtype, np.integer):
-        raise ConfigError(
-            f"a region map is (H, W) of integers, or the path of one, got {found.dtype} {found.shape}"
-        )
-    check_regions(found, image.shape[:2])
-    return found.astype(np.int32)

@@ -11,6 +11,7 @@ from ovseg.inferencer import Inferencer
 from ovseg.structures import TextBank
 from ovseg.text.context import LearnedContext
 from ovseg.text.vocabulary import Vocabulary
+from ovseg.wording import KeptBanks
 
 
 class PromptedInferencer(Inferencer):
@@ -28,7 +29,7 @@ class PromptedInferencer(Inferencer):
         self.__dict__.update(inferencer.__dict__)  # all is loaded: nothing is to be built again
         self.context = context
         self.source = dict(source or {})
-        self._banks: dict[tuple, TextBank] = {}
+        self._banks = KeptBanks()
 
     def bank(
         self, classes: Any, templates: str | Sequence[str] = "imagenet80"
@@ -40,9 +41,9 @@ class PromptedInferencer(Inferencer):
 
         @torch.no_grad()
         def encode() -> TextBank:
-            return self.context(self.text_encoder, vocabulary)
+            return self.context(self.text_encoder, vocabulary).to(self.device, torch.float32)
 
-        return vocabulary, self._kept((vocabulary.fingerprint(), self.context.sha256), encode)
+        return vocabulary, self._banks.get((vocabulary.fingerprint(), self.context.sha256), encode)
 
     def describe(self) -> dict[str, Any]:
         """All that changes results, with the context among the parts."""

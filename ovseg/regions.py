@@ -204,3 +204,22 @@ class RegionFolder:
         regions = read_regions(found[0])
         check_regions(regions, image_hw, str(found[0]))
         return regions
+
+
+def region_ids(ids: Any, image: UInt8[np.ndarray, "H W 3"]) -> Int[np.ndarray, "H W"]:
+    """The region map of an image: given as one, or as its file.
+
+    Raises:
+        ConfigError: there is none, or it is no map of integers.
+        ImageError: the file cannot be read.
+        ShapeError: it has another size than the image.
+    """
+    if ids is None:
+        raise ConfigError("there are fewer region maps than images: give one for each")
+    found = read_regions(ids) if isinstance(ids, str | os.PathLike) else np.asarray(ids)
+    if found.ndim != 2 or not np.issubdtype(found.dtype, np.integer):
+        raise ConfigError(
+            f"a region map is (H, W) of integers, or the path of one, got {found.dtype} {found.shape}"
+        )
+    check_regions(found, image.shape[:2])
+    return found.astype(np.int32)
