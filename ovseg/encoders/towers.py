@@ -99,7 +99,9 @@ def _heads(tokens: Tensor, heads: int) -> Tensor:
     return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-class _OpenClipBlock:
+class _Whole:
+    """A library's block as it is; how it comes apart is for its subclasses."""
+
     def __init__(self, block: nn.Module) -> None:
         self.block: Any = block
 
@@ -109,6 +111,8 @@ class _OpenClipBlock:
     def compile(self, backend: str = "inductor") -> None:
         self.block.compile(dynamic=True, backend=backend)
 
+
+class _OpenClipBlock(_Whole):
     def split(self, tokens: Tensor) -> QKV:
         attention = self.block.attn
         qkv = F.linear(self.block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
@@ -159,16 +163,7 @@ class _OpenClipTower:
         return tokens if self.visual.proj is None else tokens @ self.visual.proj
 
 
-class _TimmBlock:
-    def __init__(self, block: nn.Module) -> None:
-        self.block: Any = block
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        return self.block(tokens)
-
-    def compile(self, backend: str = "inductor") -> None:
-        self.block.compile(dynamic=True, backend=backend)
-
+class _TimmBlock(_Whole):
     def split(self, tokens: Tensor) -> QKV:
         attention = self.block.attn
         qkv = attention.qkv(self.block.norm1(tokens))
