@@ -1,6 +1,7 @@
 """One callable behind every way to run: columns of images in, columns of small results out.
 
-`tools/infer.py` and any engine (Ray Data, Spark, Daft) call the same object, so they give the same bytes.
+`tools/infer.py`, the models of `ovseg.mm` and any engine (Ray Data, Spark, Daft) ask the same object, so they
+answer the same.
 """
 
 from __future__ import annotations

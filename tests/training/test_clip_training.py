@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,8 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support import load_tool
+
+from ovseg.training.clip_pretrain import shorten_merges
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -92,3 +95,9 @@ def test_unknown_keys_and_missing_runs_are_named(
         tool.main([str(config), "--work-dir", str(tmp_path / "run"), "--set", "stages.0.step=3"])
     assert tool.main([str(config), "--work-dir", str(tmp_path / "none"), "--export", "x"]) == 2
     assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_shipped_merges_are_the_first_of_clips(tmp_path: Path) -> None:
+    shorten_merges(Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz", tmp_path / "short.gz")
+    shipped = ROOT / "ovseg" / "bundled" / "bpe_4096.txt.gz"
+    assert gzip.decompress((tmp_path / "short.gz").read_bytes()) == gzip.decompress(shipped.read_bytes())
