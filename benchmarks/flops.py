@@ -46,6 +46,7 @@ CASES = (
     ("sclip", "ViT-B/16"),
     ("sclip", "ViT-L/14"),
     ("proxyclip", "ViT-B/16"),
+    ("trident", "ViT-B/16"),
 )
 SIZE_HW = (375, 500)
 
