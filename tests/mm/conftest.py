@@ -25,6 +25,17 @@ REPO = Path(__file__).parents[2]
 ALL_CONFIGS = sorted(path for path in (REPO / "configs").rglob("*.py") if "_base_" not in path.parts)
 #: Training-free methods; the others are trained.
 CONFIGS = [path for path in ALL_CONFIGS if path.parent.name in METHODS and "_train_" not in path.stem]
+#: Changes to a config that trains on scenes: two steps in this process, one scene to validate and to test.
+TWO_STEPS: dict[str, Any] = {
+    **{f"{part}_dataloader.num_workers": 0 for part in ("train", "val", "test")},
+    **{f"{part}_dataloader.persistent_workers": False for part in ("train", "val", "test")},
+    "train_dataloader.batch_size": 2,
+    "val_dataloader.dataset.length": 1,
+    "test_dataloader.dataset.length": 1,
+    "train_cfg.max_iters": 2,
+    "train_cfg.val_interval": 2,
+    "validate_first": False,
+}
 
 
 @cache

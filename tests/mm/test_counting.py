@@ -16,7 +16,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from PIL import Image
 
-from mm.conftest import REPO, load_tiny_clip
+from mm.conftest import REPO, TWO_STEPS, load_tiny_clip
 from ovseg.answers import Answers
 from ovseg.counting_results import ClassCount, Counts
 from ovseg.errors import CheckpointError, ConfigError, VocabularyError
@@ -200,21 +200,12 @@ def test_configs_are_short_and_name_what_exists(path: Path) -> None:
 
 def small_ebc(work_dir: Path, **options: Any) -> Any:
     """The scenes config on tiny networks, two steps."""
-    changes = {
+    changes = TWO_STEPS | {
         "model.bins.block_px": 16,
         "model.num_prompts": 2,
-        "train_cfg.max_iters": 2,
-        "train_cfg.val_interval": 2,
-        "train_dataloader.num_workers": 0,
-        "train_dataloader.persistent_workers": False,
-        "train_dataloader.batch_size": 2,
-        "val_dataloader.num_workers": 0,
-        "val_dataloader.persistent_workers": False,
-        "val_dataloader.dataset.length": 1,
         "val_dataloader.dataset.size_hw": (64, 80),
         "train_dataloader.dataset.size_hw": (64, 80),
         "default_hooks.checkpoint.interval": 2,
-        "validate_first": False,
     }
     config = load_config(REPO / "configs/clip-ebc/clip-ebc_bundled_scenes.py", changes | options)
     config.train_dataloader.dataset.pipeline[1].crop_hw = (32, 48)

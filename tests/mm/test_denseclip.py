@@ -14,7 +14,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from support import random_image
 
-from mm.conftest import REPO, load_tiny_clip
+from mm.conftest import REPO, TWO_STEPS, load_tiny_clip
 from ovseg.encoders.clip_loading import LoadedClip
 from ovseg.errors import CheckpointError, ConfigError
 from ovseg.mm import load_config
@@ -206,17 +206,10 @@ def scenes_config(work_dir: Path) -> Any:
     """The shipped config, a few steps long and small."""
     return load_config(
         REPO / "configs/denseclip/denseclip_bundled_scenes.py",
-        {
-            "train_cfg.max_iters": 2,
-            "train_cfg.val_interval": 2,
-            "train_dataloader.num_workers": 0,
-            "train_dataloader.persistent_workers": False,
-            "train_dataloader.batch_size": 2,
+        TWO_STEPS
+        | {
             "train_dataloader.dataset.pipeline.2.crop_size": (64, 64),
             "train_dataloader.dataset.size_hw": (64, 80),
-            "val_dataloader.num_workers": 0,
-            "val_dataloader.persistent_workers": False,
-            "val_dataloader.dataset.length": 1,
             "val_dataloader.dataset.size_hw": (64, 80),
             "model.short_side": 64,
             "model.windows": {"crop": 64, "stride": 64},

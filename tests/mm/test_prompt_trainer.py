@@ -10,7 +10,7 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mm.conftest import REPO
+from mm.conftest import REPO, TWO_STEPS
 from ovseg.errors import ConfigError
 from ovseg.mm import load_config
 from ovseg.mm.build import inferencer_from_config
@@ -27,18 +27,7 @@ QUICK = {
     "model.method.stride": 64,
     "model.classes_per_step": 8,
 }
-SHORT = QUICK | {
-    "train_cfg": {"max_iters": 2, "val_interval": 2},
-    "validate_first": False,
-    "train_dataloader.num_workers": 0,
-    "train_dataloader.batch_size": 2,
-    "val_dataloader.num_workers": 0,
-    "val_dataloader.persistent_workers": False,
-    "val_dataloader.dataset.length": 1,
-    "test_dataloader.num_workers": 0,
-    "test_dataloader.persistent_workers": False,
-    "test_dataloader.dataset.length": 1,
-}
+SHORT = QUICK | TWO_STEPS
 pytestmark = pytest.mark.usefixtures("tiny_clip")
 
 
