@@ -19,7 +19,10 @@ from support import tiny_part
 
 from ovseg.encoders.clip_loading import LoadedClip
 from ovseg.methods import METHODS
+from ovseg.mm import compiled_ops
 from ovseg.parts import LOADERS
+
+compiled_ops.install()  # mmcv looks once, and any file of tests may be the first to import its models
 
 REPO = Path(__file__).parents[2]
 ALL_CONFIGS = sorted(path for path in (REPO / "configs").rglob("*.py") if "_base_" not in path.parts)
