@@ -1,12 +1,13 @@
 """What a large raster costs: seconds and peak memory of each stage of a run, to the end.
 
     python benchmarks/raster.py                                       (prints the table)
-    python benchmarks/raster.py --write docs/outputs.md --sides 5000 20000
-    python benchmarks/raster.py --sides 5000 --method maskclip
+    python benchmarks/raster.py --write docs/outputs.md
+    python benchmarks/raster.py --cases maskclip:5000
 
 Makes GeoTIFFs of land, water and fields, block by block, and runs tools/infer.py on them in a process of its
-own, whose memory (resident, with all libraries) is sampled while it works. Without `--method`, colours stand
-in for the networks: what is measured is all that grows with the raster. All files are temporary.
+own, whose memory (resident, with all libraries) is sampled while it works. A case is a method with the bundled
+models and a side in pixels. The method `colours` stands in for networks: with it the table shows what all else
+costs, on rasters that would take the networks hours. All files are temporary.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ LAND = {
     "town": (128, 118, 116),
 }
 FORMATS = "labels,overlay,geojson"
+STAND_IN = "colours"
 BLOCK, EVERY_S = 1024, 0.05
 #: What is under way, by the file that is being written: the last one there is counts.
 STAGES = {
@@ -146,13 +148,14 @@ def watch(command: Sequence[str], out: Path) -> dict[str, tuple[float, float]]:
     return found
 
 
-def measure(side: int, method: str | None, folder: Path) -> list[tuple[str, ...]]:
+def measure(method: str, side: int, folder: Path) -> list[tuple[str, ...]]:
     """Rows of one raster's stages."""
-    raster, out = folder / f"{side}.tif", folder / f"out-{side}-{method or 'colours'}"
+    raster, out = folder / f"{side}.tif", folder / f"out-{method}-{side}"
     draw_raster(raster, side)
-    command = [sys.executable, *([str(ROOT / "tools" / "infer.py")] if method else [__file__, "--stand-in"])]
+    alone = method == STAND_IN
+    command = [sys.executable, *([__file__, "--stand-in"] if alone else [str(ROOT / "tools" / "infer.py")])]
     command += [str(raster), "-c", ", ".join(LAND), "--formats", FORMATS, "-q", "-o", str(out)]
-    command += ["--method", method, "--encoder", "bundled", "--device", "cpu"] if method else []
+    command += [] if alone else ["--method", method, "--encoder", "bundled", "--device", "cpu"]
     stages = watch(command, out)
     stages["all"] = (sum(seconds for seconds, _ in stages.values()), max(peak for _, peak in stages.values()))
     [regions] = (out / "geojson").iterdir()
@@ -161,7 +164,7 @@ def measure(side: int, method: str | None, folder: Path) -> list[tuple[str, ...]
     print(f"{side} x {side}: {count} regions, {regions.stat().st_size / 2**20:.0f} MB of GeoJSON", flush=True)
     raster.unlink()
     return [
-        (f"{side} x {side}", method or "colours", stage, f"{seconds:.1f}", f"{peak:.0f}")
+        (f"{side} x {side}", method, stage, f"{seconds:.1f}", f"{peak:.0f}")
         for stage, (seconds, peak) in stages.items()
     ]
 
@@ -174,8 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sides", type=int, nargs="+", default=[5000, 20000], help="pixels")
-    parser.add_argument("--method", help="with the bundled models, instead of colours")
+    default = ["maskclip:4000", f"{STAND_IN}:4000", f"{STAND_IN}:20000"]
+    parser.add_argument("--cases", nargs="+", default=default, metavar="METHOD:SIDE")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave the results there")
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table in this page")
     arguments = parser.parse_args(given)
@@ -183,8 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for side in arguments.sides:
-            rows += measure(side, arguments.method, folder)
+        for case in arguments.cases:
+            method, _, side = case.partition(":")
+            rows += measure(method, int(side), folder)
             print(*rows[-6:], sep="\n", flush=True)
     lines = markdown_table(("raster", "method", "stage", "seconds", "peak MB"), rows, left=3)
     lines += ["", f"{device_name('cpu')}, commit {commit()}."]

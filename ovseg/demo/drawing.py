@@ -74,8 +74,8 @@ def legend_of(answers: Answers, task: Task, settings: Settings) -> str:
 def bars_of(spot: Spot) -> str:
     """The classes' scores at a spot, as HTML."""
     lines = [
-        f'<li><span class="name">{escape(name)}</span><span class="track"><span style="width:'
-        f'{100 * probability:.1f}%"></span></span><span class="value">{probability:.1%}</span>'
+        f'<li><span class="name" title="{escape(name)}">{escape(name)}</span>'
+        f'<span class="track"><span style="width:{100 * probability:.1f}%"></span></span><span class="value">{probability:.1%}</span>'
         f'<span class="cosine" title="cosine of the patch and the words">{cosine:+.3f}</span></li>'
         for name, probability, cosine in list(zip(spot.names, spot.probabilities, spot.cosines, strict=True))[
             :12
@@ -131,7 +131,7 @@ def _lines(lines: Sequence[tuple[str, Color, float, str]], nothing: str) -> str:
         return f'<p class="more">{nothing}</p>'
     items = [
         f'<li><span class="swatch" style="background:rgb{color}"></span>'
-        f'<span class="name">{escape(name)}</span>'
+        f'<span class="name" title="{escape(name)}">{escape(name)}</span>'
         f'<span class="track"><span style="width:{100 * share:.1f}%;background:rgb{color}"></span></span>'
         f'<span class="value">{escape(value)}</span></li>'
         for name, color, share, value in lines[:MAX_LINES]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -30,8 +31,9 @@ from ovseg.images import Limits, read_image
 from ovseg.inferencer import Inferencer
 from ovseg.predictors import build_heads
 from ovseg.scorer import Scorer
-from ovseg.structures import DenseFeatures
+from ovseg.structures import DenseFeatures, TextBank
 from ovseg.tasks import Words
+from ovseg.text.states import anomaly_bank
 from ovseg.windows import resize_image, resized_hw
 
 MEGABYTE = 2**20
@@ -139,6 +141,7 @@ class Engine:
         self.models: Lru[Model] = Lru(models_kept)
         self.memories: Lru[tuple[Any, Lock]] = Lru(2)
         self.asked: Lru[Answers] = Lru(24)
+        self.states: Lru[TextBank] = Lru(1000)
         self.extras: Lru[Any] = Lru(12)
         self._reading = Lock()
 
@@ -209,7 +212,25 @@ class Engine:
     def words(self, model: Model, settings: Settings, task: Task) -> Words:
         """The settings' words, encoded for a task."""
         with model.turn:
-            return model.inferencer.words(settings.vocabulary(), (task,), self.templates)
+            if task != "anomaly":
+                return model.inferencer.words(settings.vocabulary(), (task,), self.templates)
+            words = model.inferencer.words(settings.vocabulary(), (), self.templates)
+            asked, encoder = words.asked, model.inferencer.text_encoder
+
+            def states(*names: str) -> TextBank:
+                return anomaly_bank(encoder, names, on_long="truncate")
+
+            # Thing by thing, so that another word encodes the states of one.
+            names = [name for k, name in enumerate(asked.names) if k not in asked.background]
+            banks = [self.states.get((settings.encoder, name), partial(states, name)) for name in names] or [
+                states()
+            ]  # which says what is missing
+            together = TextBank(
+                torch.cat([each.embeddings for each in banks]),
+                torch.cat([each.class_of_query for each in banks]),
+                banks[0].names,
+            )
+            return replace(words, states=together)
 
     def ask(
         self,

@@ -16,7 +16,7 @@ HEADER = """
 <header class="head"><h1>ovseg</h1>
 <p>Name anything in words, find it in pixels. Drop a photo, type what to look for, press Enter.</p></header>
 """
-SPOT_HINT = '<p class="more">Click a point of the picture: why does it have that class?</p>'
+SPOT_HINT = '<p class="more">Click a point of the picture to see why.</p>'
 #: What each tab shows, in a line.
 TITLES = {
     "segment": ("Segment", "Every pixel gets the class that fits it best."),
@@ -96,7 +96,7 @@ def build_page(
     """Lays the page out, within a `gr.Blocks`."""
     method_choices = [(each.label, each.name) for each in methods]
     encoder_choices = [(each.label, each.name) for each in encoders]
-    gr.HTML(HEADER)
+    gr.HTML(HEADER, padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=320):
             image = gr.Image(
@@ -112,7 +112,7 @@ def build_page(
                 [(str(each.path), each.title) for each in examples],
                 label="Examples",
                 columns=6,
-                height=142,
+                height=150,
                 allow_preview=False,
                 object_fit="cover",
                 interactive=False,
@@ -159,14 +159,14 @@ def build_page(
             colorblind = gr.Checkbox(defaults.colorblind, label="Colours for colour-blind eyes")
             run = gr.Button("Run", variant="primary", elem_id="run")
         with gr.Column(scale=7, min_width=420):
-            status = gr.HTML(elem_id="status", min_height=30)
+            status = gr.HTML(elem_id="status", min_height=30, padding=False)
             pictures: dict[str, Any] = {}
             legends: dict[str, Any] = {}
             items: dict[str, Any] = {}
             with gr.Tabs(selected=defaults.tab, elem_id="tabs") as tabs:
                 for name in ("segment", "detect", "count", "anomaly"):
                     with gr.Tab(TITLES[name][0], id=name) as items[name]:
-                        gr.HTML(f'<p class="caption">{TITLES[name][1]}</p>')
+                        gr.HTML(f'<p class="caption">{TITLES[name][1]}</p>', padding=False)
                         if name == "anomaly":
                             with gr.Accordion("Good images of the same thing (optional)", open=False):
                                 good = gr.File(
@@ -178,11 +178,11 @@ def build_page(
                         pictures[name] = _result(f"{TITLES[name][0]} result", f"{name}-picture")
                         legends[name] = gr.HTML(elem_id=f"{name}-legend")
                 with gr.Tab(TITLES["features"][0], id="features") as items["features"]:
-                    gr.HTML(f'<p class="caption">{TITLES["features"][1]}</p>')
+                    gr.HTML(f'<p class="caption">{TITLES["features"][1]}</p>', padding=False)
                     with gr.Row():
                         stages = tuple(_result(f"{title} ({by})", f"stage-{by}", 250) for title, by in STAGES)
                 with gr.Tab(TITLES["compare"][0], id="compare") as items["compare"]:
-                    gr.HTML(f'<p class="caption">{TITLES["compare"][1]}</p>')
+                    gr.HTML(f'<p class="caption">{TITLES["compare"][1]}</p>', padding=False)
                     other = gr.Dropdown(
                         method_choices,
                         value=defaults.other,

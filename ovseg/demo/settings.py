@@ -17,7 +17,7 @@ from ovseg.text.vocabulary import ClassEntry, Vocabulary
 TASK_TABS: tuple[Task, ...] = ("segment", "detect", "count", "anomaly")
 TABS = (*TASK_TABS, "features", "compare")
 #: Limits on what a stranger may type: each class costs a pass through the text tower per template.
-MAX_LETTERS, MAX_CLASSES = 6000, 300
+MAX_LETTERS, MAX_CLASSES, MAX_NAME = 6000, 300, 80
 BACKGROUND = "background"
 _KINDS = {str: "text", float: "a number", bool: "yes or no"}
 
@@ -155,6 +155,11 @@ def _entries(text: str) -> list[ClassEntry]:
         others = tuple(each.strip() for each in synonyms.split("|")) if equals else ()
         if not all(others):
             raise VocabularyError(f"'{name}' has an empty synonym: write 'dog = puppy | hound'")
+        for each in (name, *others):
+            if len(each) > MAX_NAME:
+                raise VocabularyError(
+                    f"'{each[:30]}...' has {len(each)} letters: names have up to {MAX_NAME}; commas part them"
+                )
         entries.append(ClassEntry(name, (name, *others), background=fold(name) == BACKGROUND))
     return entries
 

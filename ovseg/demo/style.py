@@ -35,7 +35,9 @@ ul.legend li, ul.bars li { display: flex; align-items: center; gap: 9px; font-si
   padding: 0; }
 ul.bars { list-style: none; margin: 6px 0; padding: 0; display: grid; gap: 6px; }
 .legend .swatch { flex: none; width: 14px; height: 14px; border-radius: 4px; }
-.legend .name, .bars .name { flex: 0 1 118px; min-width: 84px; overflow: hidden; text-overflow: ellipsis;
+.bars .name { flex: 0 1 118px; }
+.legend .name { flex: 3 1 118px; }
+.legend .name, .bars .name { min-width: 84px; overflow: hidden; text-overflow: ellipsis;
   white-space: nowrap; color: var(--body-text-color); }
 .track { flex: 1 1 50px; min-width: 40px; height: 7px; border-radius: 4px; overflow: hidden;
   background: var(--neutral-200); }

@@ -64,7 +64,8 @@ def wire(blocks: gr.Blocks, page: Page, handlers: Handlers, *, concurrency: int)
         page.image, page.words, page.background, page.threshold, page.opacity, page.method, page.encoder,
         page.other, page.colorblind, page.example, page.tab, page.tabs,
     ]  # fmt: skip
-    blocks.load(handlers.load, None, settings, queue=False, show_progress="hidden", **PRIVATE)
+    # In the queue, for only there does a warning about the link reach the page.
+    blocks.load(handlers.load, None, settings, show_progress="hidden", **PRIVATE)
     page.gallery.select(
         handlers.choose, None, settings, queue=False, show_progress="hidden", preprocess=False, **PRIVATE
     ).then(**run)

@@ -20,9 +20,9 @@ from ovseg.outputs.geojson_files import placed
 from ovseg.outputs.polygons import Polygon, corners, polygons
 
 #: Corners of all open regions; beyond, those with more than an equal share are cut.
-MAX_CORNERS = 1_000_000
+MAX_CORNERS = 500_000
 #: Pixels that are looked at together, at least a row.
-MAX_PIXELS = 2_000_000
+MAX_PIXELS = 1_000_000
 
 Strip = tuple[int, np.ndarray, np.ndarray]
 

@@ -163,6 +163,13 @@ def test_stages_and_comparison(page: Page, address: str, tmp_path: Path) -> None
     keep(page, "explain")
 
 
+def test_what_is_wrong_in_a_link_is_told(page: Page, address: str) -> None:
+    page.goto(f"{address}?words=cat&threshold=7&method=nothing")
+    expect(page.locator(".toast-body")).to_contain_text("threshold is 7: expected 0 to 1")
+    expect(page.locator(".toast-body")).to_contain_text("unknown method")
+    expect(page.locator("#words textarea")).to_have_value("cat")
+
+
 def test_problems_are_told_in_the_page(page: Page, address: str, tmp_path: Path) -> None:
     page.goto(address)
     page.wait_for_selector("#segment-picture img")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,12 @@ from ovseg.demo.explain import explain, heat_picture
 from ovseg.demo.files import FOLDERS_KEPT, write_files
 from ovseg.demo.principal import principal_pictures
 from ovseg.demo.settings import Settings
-from ovseg.errors import CheckpointError, ConfigError, ImageError, ShapeError
+from ovseg.errors import CheckpointError, ConfigError, ImageError, ShapeError, VocabularyError
 from ovseg.images import read_image
 from ovseg.inferencer import Inferencer
 from ovseg.outputs.label_files import read_labels
+from ovseg.structures import TextBank
+from ovseg.text.states import anomaly_bank
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 DEMO = Path(__file__).parents[2] / "demo"
@@ -58,6 +61,32 @@ def test_other_words_thresholds_and_tasks_reuse_the_features(
         assert engine.ask(picnic, WORDS, task).answers.of(task) is not None
     again = engine.ask(picnic, replace(WORDS, opacity=0.1), "segment", size_hw=picnic.shown_hw)
     assert again.answers.of("segment") is first  # an opacity asks nothing
+
+
+def test_the_states_of_things_are_encoded_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def bank(encoder: Any, names: tuple[str, ...], **given: Any) -> TextBank:
+        seen.extend(names)
+        return anomaly_bank(encoder, names, **given)
+
+    monkeypatch.setattr("ovseg.demo.engine.anomaly_bank", bank)
+    model = engine.model("maskclip", "bundled")
+
+    def states(words: str, background: str = "") -> TextBank:
+        found = engine.words(model, Settings(words=words, background=background), "anomaly").states
+        assert found is not None
+        return found
+
+    states("cork, wheel", "wall")
+    both = states("wheel, lamp")
+    assert seen == ["cork", "wheel", "lamp"]
+    expected = anomaly_bank(model.inferencer.text_encoder, ("wheel", "lamp"))
+    torch.testing.assert_close(both.embeddings, expected.embeddings)
+    assert both.class_of_query.tolist() == expected.class_of_query.tolist()
+    assert both.names == expected.names
+    with pytest.raises(VocabularyError, match="at least one object"):
+        states("background")
 
 
 def test_large_images_are_scaled_down_or_refused(engine: Engine, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def test_words_never_name_a_file(words: str) -> None:
         (" , ", "no words"),
         ("dog = puppy |", "empty synonym"),
         ("= puppy", "no name"),
+        ("cat, dog = " + "o" * 81, "has 81 letters"),
         ("dog, cat = dog", "speaks for two classes"),
         (", ".join(f"thing {k}" for k in range(MAX_CLASSES + 1)), f"up to {MAX_CLASSES}"),
     ],
