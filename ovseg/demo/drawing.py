@@ -75,7 +75,8 @@ def bars_of(spot: Spot) -> str:
     """The classes' scores at a spot, as HTML."""
     lines = [
         f'<li><span class="name" title="{escape(name)}">{escape(name)}</span>'
-        f'<span class="track"><span style="width:{100 * probability:.1f}%"></span></span><span class="value">{probability:.1%}</span>'
+        f'<span class="track"><span style="width:{100 * probability:.1f}%"></span></span>'
+        f'<span class="value">{probability:.1%}</span>'
         f'<span class="cosine" title="cosine of the patch and the words">{cosine:+.3f}</span></li>'
         for name, probability, cosine in list(zip(spot.names, spot.probabilities, spot.cosines, strict=True))[
             :12
