@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=4, help="images at a time (default: 4)")
     parser.add_argument("--cpus", type=float, default=0.5, help="of each actor (default: 0.5)")
     parser.add_argument("--gpus", type=float, default=0, help="of each actor (default: 0)")
+    parser.add_argument("--rows-per-file", type=int, default=256, help="of the parquet files (default: 256)")
     parser.add_argument("--address", help="of a Ray cluster, as ray://head:10001 (default: this machine)")
     return parser
 
@@ -79,11 +80,12 @@ def _run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) is not None:
             config[name] = getattr(arguments, name)
     total = len(find_files(arguments.input))  # before Ray starts
-    import ray
+    import ray.data
 
     ray.init(
         address=arguments.address, ignore_reinit_error=True, log_to_driver=False, include_dashboard=False
     )
+    ray.data.DataContext.get_current().enable_progress_bars = False
     with tqdm(total=total, unit="image", disable=not sys.stderr.isatty()) as bar:
         done, skipped, failed = run(
             arguments.input,
@@ -93,6 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
             batch_size=arguments.batch_size,
             num_cpus=arguments.cpus,
             num_gpus=arguments.gpus,
+            rows_per_file=arguments.rows_per_file,
             on_rows=bar.update,
         )
     print(f"{done} of {total} images, {skipped} done earlier; rows in {arguments.out / 'rows'}")

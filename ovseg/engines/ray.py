@@ -16,24 +16,31 @@ rows.write_parquet("s3://bucket/results")
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ovseg.batch import BatchPredictor
 from ovseg.engines import make_predict_batch
 from ovseg.errors import ConfigError, MissingDependencyError
 from ovseg.images import SUFFIXES
 from ovseg.inputs import natural_key, output_stems
-from ovseg.run_folder import atomic
+from ovseg.run_folder import LOCK, atomic
 
 #: Where rows lie below a run's folder.
 ROWS = "rows"
 #: The part of a CPU that an actor asks for: readers need some, too, and on two cores whole ones starve them.
 CPUS_OF_ACTOR = 0.5
+#: Rows are written after this time at the latest.
+SECONDS = 60
 
 
 class Segmenter:
@@ -119,19 +126,27 @@ def read_bytes(row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "bytes": b""}
 
 
-def done_rows(out: Path) -> dict[str, dict[str, Any]]:
-    """Rows of earlier runs into this folder by image; files that a killed run left broken are removed."""
-    from pyarrow import ArrowException
+def done_images(out: Path) -> set[str]:
+    """Images with a good row of earlier runs into this folder; all other rows are removed.
+
+    Those are of images that failed, which are tried again, so that no image has two rows in the end.
+    """
+    import pyarrow as pa
     from pyarrow import parquet as pq
 
-    found: dict[str, dict[str, Any]] = {}
+    found: set[str] = set()
     for path in sorted((out / ROWS).glob("*.parquet")):
         try:
-            rows = pq.read_table(path, columns=["image", "error", "record", "outputs"]).to_pylist()
-        except (ArrowException, OSError, KeyError):
+            table = pq.read_table(path)
+            names, errors = table["image"].to_pylist(), table["error"].to_pylist()
+        except (pa.ArrowException, OSError, KeyError):  # nothing of it can be kept
+            names, errors = [], []
+        good = [not error and name not in found for name, error in zip(names, errors, strict=True)]
+        if not any(good):
             path.unlink()
-            continue
-        found |= {row["image"]: row for row in rows}
+        elif not all(good):
+            _write(path, table.filter(pa.array(good)))
+        found.update(itertools.compress(names, good))
     return found
 
 
@@ -156,70 +171,101 @@ def run(
         workers: actors.
         batch_size: images at a time.
         num_cpus, num_gpus: of each actor.
-        rows_per_file: rows that are written together; so many images at most are done again after a kill.
+        rows_per_file: rows that are written together, or fewer each minute. These and what workers hold are
+            done again after a kill; a block of so many comes back from a worker at once.
         on_rows: called with the number of rows, as they are written.
 
     Returns:
         How many were done now and how many earlier, and name and reason of those that failed.
 
     Raises:
-        ConfigError: another config, or no image.
+        ConfigError: another config, no image, or another process is writing into the folder.
         MissingDependencyError: Ray is not installed.
     """
     try:
         import ray
     except ImportError as error:
         raise MissingDependencyError("Ray is not installed: pip install 'ovseg[ray]'") from error
-    _check_config(out, config)
-    files = find_files(uri)
-    earlier = {name for name, row in done_rows(out).items() if not row["error"]}
-    todo = [row for row in files if row["image"] not in earlier]
-    skipped = len(files) - len(todo)
-    failed: list[tuple[str, str]] = []
-    if not todo:
-        return 0, skipped, failed
-    constructor = {**config, "out": str(out)}
-    if num_gpus == 0:
-        constructor["threads"] = 1
-    rows = (
-        ray.data.from_items(todo, override_num_blocks=max(1, min(len(todo), 4 * workers)))
-        .map(read_bytes, num_cpus=0.25)
-        .map_batches(
-            Segmenter,
-            fn_constructor_kwargs=constructor,
-            batch_size=batch_size,
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            concurrency=workers,
-        )
-    )
-    for table in _tables(rows, rows_per_file):
-        _write_rows(out, table)
-        failed += [(row["image"], row["error"]) for row in table if row["error"]]
-        if on_rows is not None:
-            on_rows(len(table))
-    return len(todo) - len(failed), skipped, failed
+    with _locked(out):
+        _check_config(out, config)
+        files = find_files(uri)
+        earlier = done_images(out)
+        todo = [row for row in files if row["image"] not in earlier]
+        failed: list[tuple[str, str]] = []
+        if todo:
+            constructor = {**config, "out": str(out.absolute())}
+            if num_gpus == 0:
+                constructor["threads"] = 1
+            size = min(rows_per_file, math.ceil(len(todo) / (4 * workers)))
+            rows = (
+                ray.data.from_items(todo, override_num_blocks=math.ceil(len(todo) / size))
+                .map(read_bytes, num_cpus=0.25)
+                .map_batches(
+                    Segmenter,
+                    fn_constructor_kwargs=constructor,
+                    batch_size=batch_size,
+                    num_cpus=num_cpus,
+                    num_gpus=num_gpus,
+                    concurrency=workers,
+                )
+            )
+            for number, table in enumerate(_tables(rows, rows_per_file), _next_number(out)):
+                _write_rows(out, number, table)
+                failed += [(row["image"], row["error"]) for row in table if row["error"]]
+                if on_rows is not None:
+                    on_rows(len(table))
+    return len(todo) - len(failed), len(files) - len(todo), failed
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One driver at a time: two would make every row twice."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(
+            f"another process is writing into '{out}': wait until it ends, or choose another folder"
+        ) from None
 
 
 def _tables(rows: Any, size: int) -> Iterator[list[dict[str, Any]]]:
+    """Rows in tables of a size, or of what came within `SECONDS`; what came before an error, too."""
     held: list[dict[str, Any]] = []
-    for row in rows.iter_rows():
-        held.append(row)
-        if len(held) >= size:
+    begin = time.monotonic()
+    try:
+        for row in rows.iter_rows():
+            held.append(row)
+            if len(held) >= size or time.monotonic() - begin > SECONDS:
+                yield held
+                held, begin = [], time.monotonic()
+    except (Exception, KeyboardInterrupt):
+        if held:
             yield held
-            held = []
+        raise
     if held:
         yield held
 
 
-def _write_rows(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A parquet file that appears whole."""
+def _next_number(out: Path) -> int:
+    """Of the next file: after the last one, since earlier ones may be gone."""
+    numbers = [int(path.stem.removeprefix("rows-")) for path in (out / ROWS).glob("rows-*.parquet")]
+    return max(numbers, default=-1) + 1
+
+
+def _write_rows(out: Path, number: int, rows: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow as pa
+
+    _write(out / ROWS / f"rows-{number:06}.parquet", pa.Table.from_pylist([dict(row) for row in rows]))
+
+
+def _write(path: Path, table: Any) -> None:
+    """A parquet file that appears whole."""
     from pyarrow import parquet as pq
 
-    number = len(list((out / ROWS).glob("*.parquet")))
-    with atomic(out / ROWS / f"rows-{number:06}.parquet") as stream:
-        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), stream)
+    with atomic(path) as stream:
+        pq.write_table(table, stream)
 
 
 def _check_config(out: Path, config: Mapping[str, Any]) -> None:
