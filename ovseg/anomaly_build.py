@@ -163,22 +163,11 @@ def build_anomaly_inferencer(
         maker, _, published = WORD_METHODS[method]
         said = prompts_by_name(method, published if prompts is None else prompts)
         loaded = load_clip(encoder or default_encoder(), weights=None if weights is None else Path(weights))
-        network = ClipEncoder(
-            loaded.model.visual,
-            mean=loaded.mean,
-            std=loaded.std,
-            name=loaded.name,
-            weights_sha256=loaded.weights_sha256,
-        )
+        network = ClipEncoder.of(loaded)
         size, short_side = given.pop("size"), given.pop("short_side")
         built = maker(network, **given)
         detector = WordDetector(built, size=size, windows=windows, short_side=short_side).eval()
-        text = TextEncoder(
-            loaded.model,
-            loaded.tokenizer,
-            context_length=loaded.context_length,
-            weights_id=loaded.weights_sha256,
-        ).to(target)
+        text = TextEncoder.of(loaded).to(target)
         words = partial(_encoded, text, said)
         notice = loaded.notice
         about |= {

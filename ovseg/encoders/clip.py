@@ -7,11 +7,13 @@ relied on is the names of submodules and parameters, which checkpoints freeze.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ovseg.encoders.clip_loading import LoadedClip
 from ovseg.encoders.positions import PositionRule
 from ovseg.encoders.token_merging import TokenMerging, TokenStream
 from ovseg.encoders.towers import Tower, wrap_tower
@@ -64,6 +66,12 @@ class ClipEncoder(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         wrap_tower(visual)  # fail now, with a reason, and not at the first image
+
+    @classmethod
+    def of(cls, loaded: LoadedClip, **options: Any) -> ClipEncoder:
+        """The image tower of a CLIP; `options` are of the constructor."""
+        given = {each: getattr(loaded, each) for each in ("mean", "std", "name", "weights_sha256")}
+        return cls(loaded.model.visual, **given | options)
 
     @property
     def tower(self) -> Tower:

@@ -105,12 +105,7 @@ def encode_bins(
     loaded: LoadedClip, bins: CountBins, *, singular: str, plural: str, digits: bool = False
 ) -> Tensor:
     """A unit vector for each bin's sentence."""
-    text = TextEncoder(
-        loaded.model,
-        loaded.tokenizer,
-        context_length=loaded.context_length,
-        weights_id=loaded.weights_sha256,
-    )
+    text = TextEncoder.of(loaded)
     return text.encode(bins.prompts(singular=singular, plural=plural, digits=digits)).clone()
 
 

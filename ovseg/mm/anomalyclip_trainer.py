@@ -70,22 +70,11 @@ class AnomalyClipTrainer(TrainableModel):
     ) -> None:
         super().__init__(**options)
         loaded = load_clip(encoder or default_encoder(), weights=None if weights is None else Path(weights))
-        tower = ClipEncoder(
-            loaded.model.visual,
-            mean=loaded.mean,
-            std=loaded.std,
-            name=loaded.name,
-            weights_sha256=loaded.weights_sha256,
-        )
+        tower = ClipEncoder.of(loaded)
         self.method_options = plain(method or {})
         self.detector = WordDetector(AnomalyCLIP(tower, **self.method_options), size=size)
         self.encoder = tower
-        self.text_encoder = TextEncoder(
-            loaded.model,
-            loaded.tokenizer,
-            context_length=loaded.context_length,
-            weights_id=loaded.weights_sha256,
-        )
+        self.text_encoder = TextEncoder.of(loaded)
         text: Any = self.text_encoder.text
         depth = len(text.transformer.resblocks)
         if not 0 <= deep_blocks < depth:

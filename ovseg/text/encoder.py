@@ -70,6 +70,16 @@ class TextEncoder(nn.Module):
         self.context_length = context_length
         self.weights_id = weights_id
 
+    @classmethod
+    def of(cls, loaded: Any) -> TextEncoder:
+        """The text side of what `ovseg.encoders.clip_loading.load_clip` gives."""
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            context_length=loaded.context_length,
+            weights_id=loaded.weights_sha256,
+        )
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
