@@ -88,6 +88,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--crops", choices=("masked", "blurred"), help="let CLIP look at a picture of each region, too"
     )
     boxes.add_argument(
+        "--outlines",
+        action="store_true",
+        help="let SAM (--sam) draw the outlines of boxes and instances",
+    )
+    boxes.add_argument(
         "--refer",
         action="store_true",
         help="the words are phrases, and each means the one region it fits best",

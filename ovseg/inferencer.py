@@ -70,6 +70,7 @@ class Inferencer:
         dtype: of the towers: float32, bf16, fp16 (not on the CPU). Scores are float32 always.
         threshold, area_threshold, keep_scores: see `SegmentationHead`.
         heads: a head for each task, with options of their own; then the three before are not asked.
+        outlines: let `sam` draw the outlines of instances and boxes, whatever the method.
         reject: steps that follow all refinement and say "none of these" of pixels or images, such as
             `ovseg.heads.rejection.Rejection`.
         no_tower: a checkpoint of CLIPN, whose second text tower says of words that they are not shown;
@@ -108,6 +109,7 @@ class Inferencer:
         area_threshold: float = 0.0,
         keep_scores: bool = False,
         heads: TaskHeads | None = None,
+        outlines: bool = False,
         reject: Sequence[nn.Module] = (),
         no_tower: str | Path | None = None,
         attributes: Any = None,
@@ -133,7 +135,7 @@ class Inferencer:
         given = {"guide": guide, "sam": sam, "saliency": saliency, "convolutions": convolutions}
         steps = refinement_names(refine)
         name = encoder or default_encoder()
-        chosen = part_names(method, given, steps, bundled=name == BUNDLED)
+        chosen = part_names(method, given, steps, bundled=name == BUNDLED, outlines=outlines)
         target = resolve_device(device)
         torch_dtype = resolve_dtype(dtype, target)
         if heads is None:
@@ -142,11 +144,15 @@ class Inferencer:
             )
         lazy = feature_cache is not None
         loaded = load_clip(name, weights=None if weights is None else Path(weights), image_tower=not lazy)
+        parts: dict[str, Part] = {**load_parts(chosen)} if not lazy else chosen
+        if outlines:
+            heads.sam = load_parts({"sam": parts["sam"]})["sam"].to(target)
+            parts = parts | {"sam": heads.sam}  # one SAM, also where it draws for the method as well
         backend = "inductor" if compile is True else compile or None
         self.recipe = Recipe(
             method,
             loaded,
-            load_parts(chosen) if not lazy else chosen,
+            parts,
             steps,
             options,
             target,
@@ -154,6 +160,7 @@ class Inferencer:
             backend,
             tuple(reject),
             merging,
+            outlines,
         )
         self._scorer = None if lazy else self.recipe.scorer()
         self.method = method if isinstance(method, str) else method.__name__
@@ -230,6 +237,7 @@ class Inferencer:
         return {
             **self.image_side(),
             "refine": self.refine,
+            **({"outlines": True} if self.recipe.outlines else {}),
             "reject": [str(each) for each in self.recipe.reject],
             **self.wording.describe(),
             "threshold": self.head.threshold,

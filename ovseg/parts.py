@@ -120,6 +120,7 @@ def part_names(
     refine: Sequence[str | nn.Module] | None,
     *,
     bundled: bool,
+    outlines: bool = False,
 ) -> dict[str, Part]:
     """The parts that a method and its refinements take: those given, else those that it was published with.
 
@@ -128,6 +129,7 @@ def part_names(
         given: by part; None where the user said nothing.
         refine: see `refinement_names`.
         bundled: the encoder is the bundled one, whose parts are bundled, too.
+        outlines: whether a SAM draws outlines, whatever the method.
 
     Raises:
         ConfigError: a part was given that nothing would use.
@@ -135,7 +137,7 @@ def part_names(
     chosen = {part: value for part, value in given.items() if value is not None}
     published = dict(PUBLISHED_PARTS.get(method, {})) if isinstance(method, str) else {}
     takes = parts_of(method) if isinstance(method, str) else tuple(chosen)
-    if asks_sam(refine):
+    if asks_sam(refine) or outlines:
         takes = (*takes, "sam") if "sam" not in takes else takes
         published.setdefault("sam", "sam_vitb")
     for part in chosen:

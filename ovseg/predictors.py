@@ -242,6 +242,8 @@ def build_predictor(
         first: Any = Inferencer(method, heads=made, **options)
     else:
         first = from_config(method, **options, **keeps)
+    if proposals is not None and options.get("outlines"):
+        raise ConfigError("proposals have outlines of their own: leave outlines out")
     if refer and proposals is None:
         raise ConfigError("a phrase means one of the proposals: say where these are from, as --proposals sam")
     if proposals is not None:

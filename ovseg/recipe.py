@@ -31,6 +31,7 @@ class Recipe:
         device, dtype: of the networks.
         compile: a backend of torch.compile for the transformer blocks, or None.
         reject: steps after all refinement.
+        outlines: whether heads ask SAM, too.
         merging: how CLIP's tower and a DINO guide merge tokens, or None.
     """
 
@@ -44,6 +45,7 @@ class Recipe:
     compile: str | None = None
     reject: tuple[nn.Module, ...] = ()
     merging: TokenMerging | None = None
+    outlines: bool = False
 
     def scorer(self) -> Scorer:
         """With all its networks, on the device.
@@ -100,9 +102,9 @@ class Recipe:
         build: Callable[..., Scorer]
         if isinstance(self.method, str):
             takes, build = parts_of(self.method), partial(build_method, self.method)
-        else:  # a maker gets what was given, but not a SAM that only a refinement asks
-            build = self.method
-            takes = tuple(part for part in parts if not (part == "sam" and asks_sam(self.steps)))
+        else:  # a maker gets what was given, but not a SAM that only a refinement or the heads ask
+            build, spared = self.method, asks_sam(self.steps) or self.outlines
+            takes = tuple(part for part in parts if not (part == "sam" and spared))
         scorer = build(tower, **{part: parts[part] for part in takes if part in parts}, **self.options).eval()
         if self.steps is not None:
             scorer.refine = nn.ModuleList(build_refinements(self.steps, parts))

@@ -133,6 +133,10 @@ class TestGoodImages:
 
 
 class TestObjects:
+    def test_proposals_keep_their_outlines(self) -> None:
+        with pytest.raises(ConfigError, match="outlines of their own"):
+            build_predictor("sclip", ("detect",), outlines=True, proposals=lambda *_: None, **SMALL)
+
     def test_attributes_of_every_box(self) -> None:
         predictor = build_predictor("sclip", ("detect",), attributes="red, wooden, small", **SMALL)
         many = [*(f"thing {number}" for number in range(40)), {"name": "wall", "background": True}]

@@ -270,6 +270,8 @@ def build_predictor(
     given |= {"device": arguments.device, "dtype": arguments.dtype, "keep_scores": keep_scores}
     if arguments.compile:
         given["compile"] = True
+    if arguments.outlines:
+        given["outlines"] = True
     if arguments.token_merging is not None:
         given["merging"] = arguments.token_merging
     if arguments.truncate:
