@@ -264,8 +264,9 @@ def build_predictor(
         "enrich",
         "weights",
         "attributes",
+        "threshold",
+        "area_threshold",
     )
-    names += ("threshold", "area_threshold")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     given |= {"device": arguments.device, "dtype": arguments.dtype, "keep_scores": keep_scores}
     if arguments.compile:
