@@ -32,7 +32,6 @@ from ovseg.heads.detection import DetectionHead
 from ovseg.images import read_image
 from ovseg.methods import build_method
 from ovseg.resampling import Resampling
-from ovseg.score_map import ScoreMap
 from ovseg.scorer import Scorer
 from ovseg.structures import DenseFeatures, TextBank
 from ovseg.tasks import TaskHeads, Words
@@ -67,16 +66,12 @@ def words_of(features: DenseFeatures, classes: int = CLASSES) -> Words:
         chosen[: classes + 1], torch.arange(classes + 1), (*names, "background"), frozenset({classes})
     )
     states = TextBank(chosen[-2:], torch.arange(2), ("normal", "abnormal"))
-    return Words(asked, closed, states, (None,) * classes)
+    return Words(asked, closed, states=states, things=(None,) * classes)
 
 
 def ask(scorer: Scorer, heads: TaskHeads, features: DenseFeatures, words: Words, tasks: Any) -> None:
     """The tasks' answers."""
-
-    def score(bank: TextBank) -> ScoreMap:
-        return scorer.score(features, bank)
-
-    heads(features, words, tasks, score, score)
+    heads(features, words, tasks, scorer.score, scorer.score)
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ SETUP_ERRORS = (VocabularyError, ConfigError, CheckpointError, MissingDependency
 #: Errors of the disk that no other image would be spared.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 #: Columns that hold an image, and how it is read.
-INPUTS = ("pixels", "path", "bytes")
+INPUTS = ("pixels", "bytes", "path")
 
 
 @runtime_checkable
@@ -131,8 +131,8 @@ class BatchPredictor:
         """Columns to columns; a bad image is a row with an error, and never the end of the batch.
 
         Args:
-            batch: a column of images: `path`, `bytes` (an encoded image), or `pixels` (RGB bytes
-                `(H, W, 3)`). All others are handed through.
+            batch: a column of images: `pixels` (RGB bytes `(H, W, 3)`), `bytes` (an encoded image) or `path`,
+                the first of these that is there. All others are handed through.
 
         Returns:
             Beside the columns that came (without `bytes` and `pixels`): `record` (JSON, as in a run's

@@ -93,6 +93,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="let SAM (--sam) draw the outlines of boxes and instances",
     )
     boxes.add_argument(
+        "--scenes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the N scene names that fit an image best compete as background (default: 0)",
+    )
+    boxes.add_argument(
         "--refer",
         action="store_true",
         help="the words are phrases, and each means the one region it fits best",

@@ -22,13 +22,14 @@ from ovseg.encoders.weights import BUNDLED
 from ovseg.errors import ConfigError
 from ovseg.feature_cache import FeatureCache, image_key
 from ovseg.heads import SegmentationHead
-from ovseg.heads.background import BACKGROUND_NAMES, with_background
+from ovseg.heads.background import BACKGROUND_NAMES, SCENE_NAMES, with_background
 from ovseg.images import read_image
 from ovseg.methods import UNMERGED, check_options, options_of
 from ovseg.parts import Part, describe_part, load_parts, part_names, refinement_names
 from ovseg.recipe import Recipe
 from ovseg.regions import region_ids
 from ovseg.results import Segmentation
+from ovseg.score_map import ScoreMap
 from ovseg.scorer import Scorer
 from ovseg.structures import DenseFeatures, TextBank
 from ovseg.tasks import TaskHeads, Words
@@ -170,12 +171,7 @@ class Inferencer:
         }
         self.dtype = dtype
         self.notice: str | None = loaded.notice
-        self.text_encoder = TextEncoder(
-            loaded.model,
-            loaded.tokenizer,
-            context_length=loaded.context_length,
-            weights_id=loaded.weights_sha256,
-        ).to(target)
+        self.text_encoder = TextEncoder.of(loaded).to(target)
         self.wording = Wording(
             self.text_encoder,
             enrich=enrich,
@@ -238,6 +234,7 @@ class Inferencer:
             **self.image_side(),
             "refine": self.refine,
             **({"outlines": True} if self.recipe.outlines else {}),
+            **({"scenes": self.heads.scenes} if self.heads.scenes else {}),
             "reject": [str(each) for each in self.recipe.reject],
             **self.wording.describe(),
             "threshold": self.head.threshold,
@@ -275,13 +272,16 @@ class Inferencer:
             VocabularyError: no classes, or unusable ones.
         """
         vocabulary, bank = self.bank(classes, templates)
-        closed = states = None
+        closed = backdrop = scenes = states = None
         if {"instances", "detect", "count"} & set(tasks) and not bank.background:
-            closed = with_background(bank, self.bank(BACKGROUND_NAMES, templates)[1])
+            backdrop = self.bank(BACKGROUND_NAMES, templates)[1]
+            closed = with_background(bank, backdrop)
+            scenes = self.bank(SCENE_NAMES, templates)[1] if self.heads.scenes else None
         if "anomaly" in tasks:
             states = self.wording.states(bank)
         described = self.wording.described() if "detect" in tasks else None
-        return Words(bank, closed, states, things_of(vocabulary), vocabulary.colors, described)
+        things = things_of(vocabulary)
+        return Words(bank, closed, backdrop, scenes, states, things, vocabulary.colors, described)
 
     def encode(self, images: Sequence[Any], regions: Sequence[Any] = ()) -> DenseFeatures:
         """Images of one size through the image towers: once, for any words and tasks afterwards.
@@ -333,12 +333,10 @@ class Inferencer:
 
     @torch.no_grad()
     def _ask(self, features: DenseFeatures, words: Words, tasks: Sequence[Task]) -> list[Answers]:
-        def plain(bank: TextBank) -> Any:
-            return self.reader.score(features, bank)
+        def refined(features: DenseFeatures, bank: TextBank) -> ScoreMap:
+            return self.reader.refined(self.reader.score(features, bank), features)
 
-        return self.heads(
-            features, words, tasks, lambda bank: self.reader.refined(plain(bank), features), plain
-        )
+        return self.heads(features, words, tasks, refined, self.reader.score)
 
     def __call__(self, images: Iterable[Any], classes: Any, **options: Any) -> Iterator[Segmentation]:
         """A class for every pixel: the answers to the task "segment". See `answers`."""

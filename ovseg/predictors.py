@@ -80,6 +80,7 @@ def build_heads(
     area_threshold: float | None = None,
     keep_scores: bool = False,
     anomaly_threshold: Any = None,
+    scenes: int = 0,
 ) -> TaskHeads:
     """Heads with options of their own.
 
@@ -88,6 +89,7 @@ def build_heads(
         threshold: of all heads that have one.
         area_threshold, keep_scores: see `SegmentationHead`.
         anomaly_threshold: an `AnomalyThreshold`, or None.
+        scenes: see `TaskHeads`.
 
     Raises:
         ConfigError: no such task or option.
@@ -105,7 +107,7 @@ def build_heads(
         (task,) = check_tasks(name)
         chosen[task][option] = value
     try:
-        return TaskHeads(**{task: HEADS[task](**chosen[task]) for task in TASKS})
+        return TaskHeads(**{task: HEADS[task](**chosen[task]) for task in TASKS}, scenes=scenes)
     except TypeError as error:
         raise ConfigError(f"an option of a task's head is wrong: {error}") from error
 
@@ -163,6 +165,7 @@ def build_predictor(
     reject: str | None = None,
     reject_images: str | None = None,
     no_tower: str | Path | None = None,
+    scenes: int = 0,
     from_config: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Any:
@@ -181,6 +184,7 @@ def build_predictor(
         proposals, crops, refer: the region route of detection, see `ovseg.region_route.RegionRoute`.
         reject, reject_images: see `parse_rejection`.
         no_tower: a checkpoint of CLIPN, for ctw and atd.
+        scenes: how many scene names compete in an image, see `TaskHeads`.
         from_config: makes the inferencer of a config; then `method` is one.
         options: of `ovseg.Inferencer`.
 
@@ -238,7 +242,7 @@ def build_predictor(
     if from_config is None:
         from ovseg.inferencer import Inferencer
 
-        made = build_heads(heads, anomaly_threshold=judge, **keeps)
+        made = build_heads(heads, anomaly_threshold=judge, scenes=scenes, **keeps)
         first: Any = Inferencer(method, heads=made, **options)
     else:
         first = from_config(method, **options, **keeps)

@@ -82,14 +82,7 @@ class Recipe:
         return scorer
 
     def _tower(self) -> ClipEncoder:
-        return ClipEncoder(
-            self.clip.model.visual,
-            mean=self.clip.mean,
-            std=self.clip.std,
-            name=self.clip.name,
-            weights_sha256=self.clip.weights_sha256,
-            merging=self.merging,
-        )
+        return ClipEncoder.of(self.clip, merging=self.merging)
 
     def _merging_parts(self, parts: dict[str, nn.Module]) -> dict[str, nn.Module]:
         """The guide merges, too, if it is a DINO; others have no blocks for that."""

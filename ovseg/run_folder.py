@@ -12,7 +12,6 @@ labels/ ...    one folder per kind of output, sub-paths kept
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -34,7 +34,6 @@ LOCK = ".ovseg.lock"
 SHARDS = "shards"
 FORMAT = "ovseg run 1"
 _TEMPORARY = ".ovseg-*.tmp"
-_counter = itertools.count()
 
 Record = dict[str, Any]
 
@@ -292,7 +291,7 @@ class RunFolder:
 def atomic(path: Path) -> Iterator[BinaryStream]:
     """A file to write that appears under its name when it is complete, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / _TEMPORARY.replace("*", f"{os.getpid()}-{next(_counter)}")
+    temporary = path.parent / _TEMPORARY.replace("*", uuid4().hex)
     try:
         with open(temporary, "xb") as stream:
             yield stream

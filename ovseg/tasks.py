@@ -18,6 +18,7 @@ from ovseg.answers import Answers, Task
 from ovseg.detection_results import Detections
 from ovseg.errors import ConfigError
 from ovseg.heads.anomaly import AnomalyHead
+from ovseg.heads.background import joined, likely_scenes, with_background
 from ovseg.heads.counting import CountingHead, countable_classes
 from ovseg.heads.detection import DetectionHead, work_hw
 from ovseg.heads.instances import InstanceHead
@@ -28,6 +29,9 @@ from ovseg.panoptic_results import Panoptic
 from ovseg.score_map import ScoreMap
 from ovseg.structures import DenseFeatures, TextBank
 
+#: Features and words to a score map.
+Score = Callable[[DenseFeatures, TextBank], ScoreMap]
+
 
 @dataclass(frozen=True)
 class Words:
@@ -36,6 +40,8 @@ class Words:
     Attributes:
         asked: the classes that were asked for.
         closed: the same with a background; `asked` itself where it has one.
+        backdrop: the words of that background.
+        scenes: of which an image's likeliest join them; None where nobody asks.
         states: normal and abnormal, for anomaly; None where nobody asks.
         things: by class of `asked`: thing, stuff, or not known.
         colors: by class of `asked`.
@@ -44,6 +50,8 @@ class Words:
 
     asked: TextBank
     closed: TextBank | None = None
+    backdrop: TextBank | None = None
+    scenes: TextBank | None = None
     states: TextBank | None = None
     things: tuple[bool | None, ...] = ()
     colors: tuple[tuple[int, int, int] | None, ...] | None = None
@@ -56,6 +64,7 @@ class TaskHeads(nn.Module):
     Args:
         segment, instances, detect, anomaly, count: each by default as its class makes it.
         sam: a `SamEncoder` that draws the outlines of instances and boxes; None: as the map has them.
+        scenes: how many scene names, those that fit the image best, join the background words (BIRDet).
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class TaskHeads(nn.Module):
         count: CountingHead | None = None,
         *,
         sam: Any = None,
+        scenes: int = 0,
     ) -> None:
         super().__init__()
         self.segment = segment or SegmentationHead()
@@ -75,14 +85,17 @@ class TaskHeads(nn.Module):
         self.anomaly = anomaly or AnomalyHead()
         self.count = count or CountingHead()
         self.sam = sam
+        if scenes < 0:
+            raise ConfigError(f"scenes is a number of scene names, 0 or more, got {scenes}")
+        self.scenes = scenes
 
     def forward(
         self,
         features: DenseFeatures,
         words: Words,
         tasks: Sequence[Task],
-        score: Callable[[TextBank], ScoreMap],
-        plain_score: Callable[[TextBank], ScoreMap],
+        score: Score,
+        plain_score: Score,
     ) -> list[Answers]:
         """One answer per image.
 
@@ -90,38 +103,47 @@ class TaskHeads(nn.Module):
             features: of a batch.
             words: with what the tasks need.
             tasks: what is asked.
-            score: words to a refined score map.
-            plain_score: words to a score map without refinement, for anomaly: its classes are states of one
-                thing, which have no outlines.
+            score: features and words to a refined score map.
+            plain_score: the same without refinement, for anomaly: its classes are states of one thing, which
+                have no outlines.
         """
         found: dict[str, Sequence[Any]] = {}
         if "segment" in tasks:
-            found["segmentation"] = self.segment(score(words.asked), colors=words.colors)
+            found["segmentation"] = self.segment(score(features, words.asked), colors=words.colors)
         if {"instances", "detect", "count"} & set(tasks):
-            found |= self._objects(features, words, tasks, score)
+            found |= self._objects_in_scenes(features, words, tasks, score)
         if "anomaly" in tasks:
             if words.states is None:
                 raise ConfigError("anomaly asks for words of a thing in order and out of order")
-            found["anomaly"] = self.anomaly(plain_score(words.states))
+            found["anomaly"] = self.anomaly(plain_score(features, words.states))
         names, image_hw = words.asked.names, features.resampling.size_hw
         return [
             Answers(image_hw, names, **{what: each[index] for what, each in found.items()})
             for index in range(len(features.grid))
         ]
 
+    def _objects_in_scenes(
+        self, features: DenseFeatures, words: Words, tasks: Sequence[Task], score: Score
+    ) -> dict[str, Sequence[Any]]:
+        """What stands out from a background, to which each image adds scenes of its own."""
+        if not self.scenes or words.scenes is None or words.backdrop is None or features.image is None:
+            return self._objects(features, words, tasks, score)
+        each = []
+        for index, image in enumerate(features.image):
+            likely = likely_scenes(image, words.scenes, self.scenes)
+            closed = with_background(words.asked, joined(words.backdrop, likely))
+            each.append(self._objects(features.select(index), replace(words, closed=closed), tasks, score))
+        return {what: [one[what][0] for one in each] for what in each[0]}
+
     def _objects(
-        self,
-        features: DenseFeatures,
-        words: Words,
-        tasks: Sequence[Task],
-        score: Callable[[TextBank], ScoreMap],
+        self, features: DenseFeatures, words: Words, tasks: Sequence[Task], score: Score
     ) -> dict[str, Sequence[Any]]:
         """What stands out from a background."""
         bank = words.closed or words.asked
         things = (*(words.things or (None,) * len(words.asked.names)),) + (False,) * (
             len(bank.names) - len(words.asked.names)
         )
-        score_map = score(bank)
+        score_map = score(features, bank)
         found: dict[str, Sequence[Any]] = {}
         if "instances" in tasks:
             panoptics = self.instances(self.segment(score_map), things)

@@ -46,7 +46,7 @@ class TestBatches:
         assert by_path["labels"][0] == by_bytes["labels"][0] == by_pixels["labels"][0]
 
     def test_a_batch_without_images(self, predict: BatchPredictor) -> None:
-        with pytest.raises(ShapeError, match="pixels or path or bytes"):
+        with pytest.raises(ShapeError, match="pixels or bytes or path"):
             predict({"image": [1]})
         assert predict({"path": []})["record"].shape == (0,)
 

@@ -133,6 +133,21 @@ class TestGoodImages:
 
 
 class TestObjects:
+    def test_each_image_has_scenes_of_its_own(self) -> None:
+        predictor = build_predictor("sclip", ("detect", "count"), scenes=3, **SMALL)
+        plain = build_predictor("sclip", ("detect", "count"), **SMALL)
+        images = [random_image(70, 109, seed) for seed in range(3)]
+        words = [f"thing {number}" for number in range(9)]
+        tasks = ("detect", "count")
+        together = list(predictor.answers(images, words, tasks=tasks, batch_size=3))
+        alone = [next(predictor.answers([image], words, tasks=tasks)) for image in images]
+        assert [record_of(each) for each in together] == [record_of(each) for each in alone]
+        without = list(plain.answers(images, words, tasks=tasks))
+        assert [record_of(each) for each in together] != [record_of(each) for each in without]
+        assert predictor.describe()["scenes"] == 3
+        with pytest.raises(ConfigError, match="0 or more"):
+            build_predictor("sclip", ("detect",), scenes=-1, **SMALL)
+
     def test_proposals_keep_their_outlines(self) -> None:
         with pytest.raises(ConfigError, match="outlines of their own"):
             build_predictor("sclip", ("detect",), outlines=True, proposals=lambda *_: None, **SMALL)

@@ -312,6 +312,7 @@ def build_predictor(
         reject=arguments.reject,
         reject_images=arguments.reject_images,
         no_tower=arguments.no_tower,
+        scenes=arguments.scenes,
         from_config=from_config,
         **given,
     )

@@ -285,8 +285,8 @@ class Engine:
             features,
             words,
             (task,),
-            lambda bank: scorer.refined(scorer.score(features, bank), features),
-            lambda bank: scorer.score(features, bank),
+            lambda found, bank: scorer.refined(scorer.score(found, bank), found),
+            scorer.score,
         )[0]
 
     def compare_with_good(

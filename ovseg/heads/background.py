@@ -21,6 +21,16 @@ BACKGROUND_NAMES = (
     "background", "sky", "ground", "wall", "floor", "ceiling", "grass", "trees", "road", "building",
     "mountain", "water", "sand", "snow", "rock", "wood", "brick", "metal", "tiles", "carpet", "texture",
 )  # fmt: skip
+#: Where photographs are taken, of which an image's likeliest compete in it.
+SCENE_NAMES = (
+    "kitchen", "living room", "bedroom", "bathroom", "office", "classroom", "corridor", "staircase", "shop",
+    "supermarket", "restaurant", "bar", "museum", "library", "hospital room", "gym", "stage", "stadium",
+    "workshop", "factory floor", "warehouse", "garage", "car interior", "train station", "airport", "harbour",
+    "street", "highway", "parking lot", "railway track", "bridge", "city square", "construction site",
+    "skyscrapers", "residential area", "garden", "park", "playground", "sports field", "farmland", "meadow",
+    "forest", "jungle", "river", "lake", "sea", "beach", "cliff", "valley", "mountain range", "desert",
+    "snow field", "cloudy sky", "night sky", "underwater", "studio backdrop", "table top", "shelf",
+)  # fmt: skip
 
 
 def with_background(bank: TextBank, words: TextBank, *, name: str = "background") -> TextBank:
@@ -64,6 +74,17 @@ def with_background(bank: TextBank, words: TextBank, *, name: str = "background"
     )
 
 
+def joined(first: TextBank, second: TextBank) -> TextBank:
+    """The words of both."""
+    later = second.class_of_query.to(first.class_of_query.device) + len(first.names)
+    return TextBank(
+        torch.cat([first.embeddings, second.embeddings.to(first.embeddings)]),
+        torch.cat([first.class_of_query, later]),
+        (*first.names, *second.names),
+        no=None if first.no is None or second.no is None else torch.cat([first.no, second.no.to(first.no)]),
+    )
+
+
 def likely_scenes(image: Float[Tensor, " D"], scenes: TextBank, count: int = 5) -> TextBank:
     """The background words that fit an image best, to compete in that image.
 
@@ -85,4 +106,5 @@ def likely_scenes(image: Float[Tensor, " D"], scenes: TextBank, count: int = 5) 
         scenes.embeddings[queries],
         torch.repeat_interleave(torch.arange(len(chosen)), sizes).to(scenes.class_of_query),
         tuple(scenes.names[k] for k in chosen),
+        no=None if scenes.no is None else scenes.no[queries],
     )

@@ -10,7 +10,7 @@ from painted import disc, painted, plain_bank
 from ovseg.detection_results import Detections
 from ovseg.errors import ConfigError, ShapeError
 from ovseg.heads import SegmentationHead
-from ovseg.heads.background import likely_scenes, with_background
+from ovseg.heads.background import joined, likely_scenes, with_background
 from ovseg.heads.detection import DetectionHead, partial_objects, work_hw
 from ovseg.resampling import Resampling
 from ovseg.score_map import ScoreMap
@@ -221,6 +221,9 @@ def test_likely_scenes() -> None:
     assert torch.equal(found.embeddings, torch.eye(5)[[1, 2, 3]])
     assert found.class_of_query.tolist() == [0, 0, 1]
     assert likely_scenes(image, scenes, 9).names == scenes.names
+    both = joined(scenes, found)
+    assert both.names == (*scenes.names, "street", "kitchen")
+    assert both.class_of_query.tolist() == [0, 1, 1, 2, 3, 4, 4, 5]
 
 
 @pytest.mark.parametrize("options", [dict(threshold=1.2), dict(nms_iou=-1.0)])
