@@ -39,7 +39,7 @@ from ovseg.windows import resize_image, resized_hw
 MEGABYTE = 2**20
 #: Good images of the anomaly tab.
 MAX_GOOD = 16
-#: Small pictures are answered at this long side, so that outlines and names are sharp on the page.
+#: Answers are shown at this long side: outlines of small pictures are sharp, and large ones answer as fast.
 SHOWN_SIDE = 720
 
 Note = Callable[[float, str], Any]
@@ -168,7 +168,9 @@ class Engine:
         except ImageError as error:
             raise ImageError(f"{path.name}: {error}") from error
         shown = image
-        if max(image.shape[:2]) < SHOWN_SIDE:
+        if max(image.shape[:2]) > SHOWN_SIDE:
+            shown = smaller(image, SHOWN_SIDE)
+        elif max(image.shape[:2]) < SHOWN_SIDE:
             shown = resize_image(image, resized_hw(image.shape[:2], 10**6, SHOWN_SIDE))
         return Picture(image, shown, image_key(image), given_hw, path.stem)
 
