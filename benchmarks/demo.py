@@ -162,10 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(*rows[-1], sep="  ", flush=True)
         served.blocks.close(verbose=False)
     lines = markdown_table(("method", "picture", "tab", *CHANGES), rows, left=3)
-    lines += [
-        "",
-        f"Milliseconds, median / largest of {arguments.rounds}. {device_name('cpu')}, torch {torch.__version__}, commit {commit()}.",
-    ]
+    lines += ["", f"Milliseconds, median / largest of {arguments.rounds}."]
+    lines[-1] += f" {device_name('cpu')}, torch {torch.__version__}, commit {commit()}."
     print("\n".join(["", *lines]))
     if arguments.write:
         PageSection("demo", "benchmarks/demo.py").write(arguments.write, lines)
