@@ -38,8 +38,10 @@ from ovseg.outputs.palette import Scheme, class_colors
 from ovseg.outputs.visualize import overlay
 from ovseg.outputs.writers import check_formats
 from ovseg.raster_scratch import BLOCK, Scratch
+from ovseg.record_file import atomic
+from ovseg.records import Record
 from ovseg.results import Segmentation, void_label
-from ovseg.run_folder import Record, RunFolder, atomic, describe_source
+from ovseg.run_folder import RunFolder, describe_source
 from ovseg.runs import Outcome, RunSummary
 
 #: Formats of a raster's results: kind, folder and suffix.

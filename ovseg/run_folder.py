@@ -14,28 +14,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
 from ovseg.errors import ConfigError
-from ovseg.images import BinaryStream
 from ovseg.inputs import ImageFile, output_stems
+from ovseg.record_file import TEMPORARY, RecordFile, atomic
+from ovseg.records import Record
 
 MANIFEST, RESULTS, ERRORS, CLASSES = "run.json", "results.jsonl", "errors.jsonl", "classes.json"
 LOCK = ".ovseg.lock"
 #: Where the parts of a run lie until they are merged.
 SHARDS = "shards"
 FORMAT = "ovseg run 1"
-_TEMPORARY = ".ovseg-*.tmp"
-
-Record = dict[str, Any]
 
 
 class RunFolder:
@@ -72,8 +69,8 @@ class RunFolder:
         self.versions = dict(versions)
         self.overwrite = overwrite
         self.fingerprint = fingerprint({**self.settings, "ovseg": self.versions.get("ovseg")})
-        self.records: dict[str, Record] = {}
-        self.errors: dict[str, Record] = {}
+        self.records = RecordFile(self.path / RESULTS)
+        self.errors = RecordFile(self.path / ERRORS)
         self.notices: list[str] = []
         self._lock = FileLock(self.path / LOCK)
 
@@ -120,8 +117,8 @@ class RunFolder:
             changes = differences(manifest.get("versions", {}), self.versions)
             if changes:
                 self.notices.append(f"resuming with other software than before: {'; '.join(changes)}")
-            self.records = {each["image"]: each for each in self._read_lines(RESULTS) if "stem" in each}
-            self.errors = {each["image"]: each for each in self._read_lines(ERRORS)}
+            self.records.load(needs="stem")
+            self.errors.load()
         self._clear_temporaries()
         self._rewrite()
 
@@ -161,8 +158,10 @@ class RunFolder:
     def _clear(self) -> None:
         """Remove the old run's files, and folders that this empties."""
         folders = set()
-        for record in self._read_lines(RESULTS):
+        self.records.load()
+        for record in self.records.values():
             folders |= self._remove_outputs(record)
+        self.records.clear()
         for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
             while folder != self.path and folder.is_relative_to(self.path):
                 with suppress(OSError):
@@ -181,26 +180,12 @@ class RunFolder:
         return folders
 
     def _clear_temporaries(self) -> None:
-        for each in self.path.rglob(_TEMPORARY):
+        for each in self.path.rglob(TEMPORARY):
             each.unlink(missing_ok=True)
 
-    def _read_lines(self, name: str) -> list[Record]:
-        """The complete lines of a file. A process that was killed may have left a torn one."""
-        try:
-            lines = (self.path / name).read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        records = []
-        for line in lines:
-            with suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("image"), str):
-                    records.append(record)
-        return records
-
     def _rewrite(self) -> None:
-        self.write(RESULTS, b"".join(map(_line, self.records.values())))
-        self.write(ERRORS, b"".join(map(_line, self.errors.values())))
+        self.records.rewrite()
+        self.errors.rewrite()
 
     def write(self, name: str, content: bytes) -> None:
         """A whole file, atomically."""
@@ -263,7 +248,6 @@ class RunFolder:
             kept = {kind: name for kind, name in old["outputs"].items() if self._exists(old, kind)}
             record["outputs"] = {**kept, **record["outputs"]}
         self.records[record["image"]] = record
-        self._append(RESULTS, record)
 
     def fail(self, record: Record) -> None:
         """Note that an image failed. Outputs that it had from an earlier run are removed."""
@@ -271,34 +255,12 @@ class RunFolder:
         if old is not None:
             self._remove_outputs(old)
         self.errors[record["image"]] = record
-        self._append(ERRORS, record)
 
     def finish(self, images: Sequence[ImageFile]) -> None:
         """Bring the lines into the order of the images."""
-        rank = {image.name: number for number, image in enumerate(images)}
-        for table in (self.records, self.errors):
-            ordered = sorted(table.items(), key=lambda item: rank.get(item[0], len(rank)))
-            table.clear()
-            table.update(ordered)
-        self._rewrite()
-
-    def _append(self, name: str, record: Record) -> None:
-        with open(self.path / name, "ab", buffering=0) as stream:
-            stream.write(_line(record))
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[BinaryStream]:
-    """A file to write that appears under its name when it is complete, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / _TEMPORARY.replace("*", uuid4().hex)
-    try:
-        with open(temporary, "xb") as stream:
-            yield stream
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        names = [image.name for image in images]
+        self.records.rewrite(names)
+        self.errors.rewrite(names)
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -332,10 +294,3 @@ def _brief(value: Any) -> str:
         value = ", ".join(str(each["name"]) for each in value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _line(record: Record) -> bytes:
-    try:
-        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # a file name that is not valid UTF-8
-        return json.dumps(record).encode() + b"\n"

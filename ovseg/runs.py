@@ -14,7 +14,9 @@ import numpy as np
 from ovseg.batch import DISK_ERRORS, BatchPredictor, Row, Writer, failure
 from ovseg.errors import OvsegError
 from ovseg.inputs import ImageFile
-from ovseg.run_folder import Record, RunFolder, atomic, describe_source
+from ovseg.record_file import atomic
+from ovseg.records import Record
+from ovseg.run_folder import RunFolder, describe_source
 
 
 @dataclass(frozen=True)

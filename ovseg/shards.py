@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from ovseg.errors import ConfigError
 from ovseg.inputs import ImageFile
-from ovseg.run_folder import CLASSES, MANIFEST, SHARDS, Record, RunFolder
+from ovseg.run_folder import CLASSES, MANIFEST, SHARDS, RunFolder
 
 SHARD = "shard.json"
 #: Where launchers say which process this is, of how many, and which on its machine.
@@ -190,5 +191,5 @@ def _in_order(names: Sequence[Sequence[str]], folder: RunFolder) -> list[ImageFi
     """The images as they were before they were dealt out."""
     longest = max(map(len, names))
     dealt = (part[row] for row in range(longest) for part in names if row < len(part))
-    sources: dict[str, Record] = folder.errors | folder.records
+    sources = ChainMap(folder.records, folder.errors)
     return [ImageFile(Path(sources[name]["source"]["path"]), name) for name in dealt]

@@ -21,9 +21,10 @@ from ovseg.outputs.palette import Scheme, class_colors
 from ovseg.outputs.run_files import class_table
 from ovseg.outputs.visualize import Entry, beside
 from ovseg.outputs.writers import drawing_of
-from ovseg.records import record_of
+from ovseg.record_file import atomic
+from ovseg.records import Record, record_of
 from ovseg.results import void_label
-from ovseg.run_folder import CLASSES, Record, atomic
+from ovseg.run_folder import CLASSES
 from ovseg.text.vocabulary import Vocabulary
 from ovseg.video import Frame, VideoInfo, VideoWriter, read_frames, read_info
 

@@ -14,7 +14,8 @@ from run_helpers import VERSIONS, FakeSegmenter, contents, go, lines, save
 
 from ovseg.errors import ConfigError
 from ovseg.inputs import find_images
-from ovseg.run_folder import RunFolder, atomic, differences
+from ovseg.record_file import RecordFile, atomic
+from ovseg.run_folder import RunFolder, differences
 
 
 def test_second_run_does_what_is_left(photos: Path, tmp_path: Path) -> None:
@@ -204,3 +205,25 @@ def test_files_named_in_another_encoding(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert go(path.parent, out).done == 1
     assert go(path.parent, out).skipped == 1
+
+
+def test_records_stay_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    file = RecordFile(path)
+    for number in range(5):
+        file[f"{number}.jpg"] = {"image": f"{number}.jpg", "stem": str(number), "name": "Füße"}
+    file["2.jpg"] = {"image": "2.jpg", "stem": "two"}
+    del file["3.jpg"]
+    path.write_bytes(path.read_bytes() + b'{"image": "torn.jp')
+    assert (len(file), file["2.jpg"]["stem"], file["4.jpg"]["name"]) == (4, "two", "Füße")
+    assert "3.jpg" not in file
+    file.rewrite(["4.jpg", "absent", "2.jpg"])
+    read = RecordFile(path)
+    read.load(needs="stem")
+    assert list(read) == list(file) == ["4.jpg", "2.jpg", "0.jpg", "1.jpg"]
+    assert dict(read) == dict(file)
+    assert path.read_bytes().count(b"\n") == 4
+    read["5.jpg"] = {"image": "5.jpg", "stem": "5"}
+    assert read["5.jpg"]["stem"] == "5"
+    read.load(needs="other")
+    assert not read

@@ -33,7 +33,8 @@ from ovseg.engines import make_predict_batch
 from ovseg.errors import ConfigError, MissingDependencyError
 from ovseg.images import SUFFIXES
 from ovseg.inputs import natural_key, output_stems
-from ovseg.run_folder import LOCK, atomic
+from ovseg.record_file import atomic
+from ovseg.run_folder import LOCK
 
 #: Where rows lie below a run's folder.
 ROWS = "rows"

@@ -23,8 +23,9 @@ from PIL import Image
 
 from ovseg.inputs import ImageFile
 from ovseg.outputs.palette import BACKGROUND, Color, Scheme, class_colors
+from ovseg.record_file import atomic
 from ovseg.records import Record, in_words
-from ovseg.run_folder import RunFolder, atomic
+from ovseg.run_folder import RunFolder
 from ovseg.text.vocabulary import Vocabulary
 
 REPORT = "report.html"

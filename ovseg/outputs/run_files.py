@@ -15,8 +15,9 @@ from ovseg.outputs import coco_files, geojson_files, labelme_files, yolo_files
 from ovseg.outputs.palette import Color, Scheme, class_colors
 from ovseg.outputs.report import REPORT, write_report
 from ovseg.outputs.writers import check_formats
+from ovseg.record_file import atomic
 from ovseg.results import void_label
-from ovseg.run_folder import CLASSES, RunFolder, atomic
+from ovseg.run_folder import CLASSES, RunFolder
 from ovseg.text.kinds import things_of
 from ovseg.text.vocabulary import Vocabulary
 
