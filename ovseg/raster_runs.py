@@ -141,7 +141,7 @@ def run_rasters(
     waiting = {image.name for image in todo}
     for image in rasters:
         if image.name not in waiting:
-            outcome = Outcome(image, folder.records[image.name], skipped=True)
+            outcome = Outcome(image, folder.timed(image.name), skipped=True)
         else:
             outcome = _one(predict, image, stems[image.name], folder, kinds, options, scheme, opacity,
                            batch_size, on_tile)  # fmt: skip

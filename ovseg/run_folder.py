@@ -4,6 +4,7 @@
 run.json       settings, versions, and a fingerprint of all that changes results
 classes.json   label -> name and colour, and the void label
 results.jsonl  a line per finished image, appended after its files are in place
+timings.jsonl  its seconds, which no two runs share: all else is the same in every run
 errors.jsonl   a line per image that failed in the latest run over it
 labels/ ...    one folder per kind of output, sub-paths kept
 ```
@@ -29,6 +30,7 @@ from ovseg.record_file import TEMPORARY, RecordFile, atomic
 from ovseg.records import Record
 
 MANIFEST, RESULTS, ERRORS, CLASSES = "run.json", "results.jsonl", "errors.jsonl", "classes.json"
+TIMINGS = "timings.jsonl"
 LOCK = ".ovseg.lock"
 #: Where the parts of a run lie until they are merged.
 SHARDS = "shards"
@@ -49,6 +51,7 @@ class RunFolder:
 
     Attributes:
         records: finished images by name.
+        timings: `seconds` of these.
         errors: failed images by name, of this and earlier runs.
         notices: what the user should know, a line each.
 
@@ -71,6 +74,7 @@ class RunFolder:
         self.fingerprint = fingerprint({**self.settings, "ovseg": self.versions.get("ovseg")})
         self.records = RecordFile(self.path / RESULTS)
         self.errors = RecordFile(self.path / ERRORS)
+        self.timings = RecordFile(self.path / TIMINGS)
         self.notices: list[str] = []
         self._lock = FileLock(self.path / LOCK)
 
@@ -119,6 +123,7 @@ class RunFolder:
                 self.notices.append(f"resuming with other software than before: {'; '.join(changes)}")
             self.records.load(needs="stem")
             self.errors.load()
+            self.timings.load(needs="seconds")
         self._clear_temporaries()
         self._rewrite()
 
@@ -167,7 +172,7 @@ class RunFolder:
                 with suppress(OSError):
                     folder.rmdir()
                 folder = folder.parent
-        for name in (MANIFEST, RESULTS, ERRORS, CLASSES):
+        for name in (MANIFEST, RESULTS, ERRORS, CLASSES, TIMINGS):
             (self.path / name).unlink(missing_ok=True)
 
     def _remove_outputs(self, record: Record) -> set[Path]:
@@ -183,9 +188,11 @@ class RunFolder:
         for each in self.path.rglob(TEMPORARY):
             each.unlink(missing_ok=True)
 
-    def _rewrite(self) -> None:
-        self.records.rewrite()
-        self.errors.rewrite()
+    def _rewrite(self, order: Sequence[str] | None = None) -> None:
+        for name in [name for name in self.timings if name not in self.records]:
+            del self.timings[name]
+        for file in (self.records, self.errors, self.timings):
+            file.rewrite(order)
 
     def write(self, name: str, content: bytes) -> None:
         """A whole file, atomically."""
@@ -247,7 +254,14 @@ class RunFolder:
         if old is not None:  # another kind of output was asked for then; it is still good
             kept = {kind: name for kind, name in old["outputs"].items() if self._exists(old, kind)}
             record["outputs"] = {**kept, **record["outputs"]}
-        self.records[record["image"]] = record
+        timing: Record = {key: record[key] for key in ("image", "seconds") if key in record}
+        self.records[record["image"]] = {key: value for key, value in record.items() if key != "seconds"}
+        if "seconds" in timing:
+            self.timings[record["image"]] = timing
+
+    def timed(self, name: str) -> Record:
+        """The record of a finished image, with its `seconds`."""
+        return self.records[name] | self.timings.get(name, {"seconds": 0.0})
 
     def fail(self, record: Record) -> None:
         """Note that an image failed. Outputs that it had from an earlier run are removed."""
@@ -258,9 +272,7 @@ class RunFolder:
 
     def finish(self, images: Sequence[ImageFile]) -> None:
         """Bring the lines into the order of the images."""
-        names = [image.name for image in images]
-        self.records.rewrite(names)
-        self.errors.rewrite(names)
+        self._rewrite([image.name for image in images])
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

@@ -101,7 +101,7 @@ def run(
 
     for image in images:
         if image.name not in waiting:
-            note(Outcome(image, folder.records[image.name], skipped=True))
+            note(Outcome(image, folder.timed(image.name), skipped=True))
 
     pending = read_ahead(
         todo,

@@ -156,6 +156,8 @@ def merge(out: Path, *, keep: bool = False, stack: ExitStack) -> Merged:
                     (out / output).parent.mkdir(parents=True, exist_ok=True)
                     transfer(shard.path / output, out / output)
                 whole.records[name] = record
+                if name in shard.timings:
+                    whole.timings[name] = shard.timings[name]
             else:
                 whole.errors[name] = shard.errors[name]
     for extra in [CLASSES, *(each.name for each in shards[0].path.glob("*.yaml"))]:

@@ -107,7 +107,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {
         each.relative_to(out).as_posix(): each.read_bytes()
         for each in sorted(out.rglob("*"))
-        if each.is_file() and each.name not in ("run.json", ".ovseg.lock", "results.jsonl", "errors.jsonl")
+        if each.is_file() and each.name not in ("run.json", ".ovseg.lock") and each.suffix != ".jsonl"
     }
 
 

@@ -81,7 +81,7 @@ def write_report(
     colors = dict(
         zip(names, class_colors(names, vocabulary.background, vocabulary.colors, scheme), strict=True)
     )
-    records = [folder.records[each.name] for each in images if each.name in folder.records]
+    records = [folder.timed(each.name) for each in images if each.name in folder.records]
     errors = [folder.errors[each.name] for each in images if each.name in folder.errors]
     table = histogram(records, colors)
     number_of = {each.name: number for number, each in enumerate(table)}
