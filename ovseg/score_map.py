@@ -19,6 +19,8 @@ from ovseg.structures import TextBank
 
 #: Mixes the pixels of maps `(Q, H, W)`, each map alone, keeping the size (PAMR).
 Spread = Callable[[Tensor], Tensor]
+#: Elements of spread maps that may be held at once: 256 MB.
+HELD = 2**26
 #: Corrects decided labels: `(score map of that one image, labels (H, W), confidence (H, W))` to new labels,
 #: new confidence. Heads apply it after their thresholds (SAM masks, region voting).
 Revision = Callable[["ScoreMap", Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -173,6 +175,10 @@ class ScoreMap:
             grid = self._grid_probabilities(index)
             for part in classes.split(at_once):
                 yield part, self.pictures(index, grid[part], size_hw)
+            return
+        if self.spreads and self.cosine.shape[1] * size_hw[0] * size_hw[1] <= HELD:
+            [(_, _, pictures)] = self.tiles(index, size_hw)  # to spread twice costs more than to hold it
+            yield classes, pictures
             return
         logits = self.logits[index]
         over_class = self.softmax_over == "class"
