@@ -7,7 +7,7 @@
 Makes GeoTIFFs of land, water and fields, block by block, and runs tools/infer.py on them in a process of its
 own, whose memory (resident, with all libraries) is sampled while it works. A case is a method with the
 bundled models and a side in pixels. The method `colours` stands in for networks: with it the table shows what
-all else costs, on rasters that would take the networks hours. All files are temporary.
+all else costs, on larger rasters. All files are temporary.
 """
 
 from __future__ import annotations
