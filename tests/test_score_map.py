@@ -131,6 +131,20 @@ class TestScoreMap:
         assert torch.cat([classes for classes, _ in parts]).tolist() == list(range(len(m.bank.names)))
         torch.testing.assert_close(torch.cat([p for _, p in parts]), _whole(m, 1), atol=1e-5, rtol=1e-4)
 
+    @pytest.mark.parametrize("options", [{}, {"softmax_over": "class"}])
+    def test_spread_pictures_are_held_where_they_fit(
+        self, options: dict, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(TILE_ELEMENTS, "cpu", 300)
+        m = score_map(**options)
+        pictures = Pictures(torch.rand(2, 3, *m.image_hw))
+        m = PAMR(2, (1, 2))(m, DenseFeatures(m.cosine, m.resampling, pictures=pictures))
+        (held,) = m.class_pictures(1)
+        monkeypatch.setattr("ovseg.score_map.HELD", 0)
+        parts = list(m.class_pictures(1))
+        assert len(parts) > 1
+        torch.testing.assert_close(torch.cat([p for _, p in parts]), held[1], atol=1e-5, rtol=1e-4)
+
 
 def test_revisions_stay_with_their_image() -> None:
     m = score_map()
