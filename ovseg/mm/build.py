@@ -277,8 +277,9 @@ def templates_of(path: str | Path | Config) -> Any:
 
 
 def vocabulary_of(path: str | Path | Config) -> Vocabulary | None:
-    """The classes that a config names, or None."""
-    found = model_of(load_config(path)).get("vocabulary")
+    """The classes that a config names, or None; of a trained counter the thing that it counts."""
+    model = model_of(load_config(path))
+    found = model.get("vocabulary", model.get("singular"))
     return None if found is None else build_vocabulary(found)
 
 
