@@ -6,6 +6,8 @@ _base_ = [
 model = dict(
     type="EbcCounterModel",
     encoder="RN50:openai",
+    singular="person",
+    plural="people",
     bins=dict(dataset="sha", block_px=8, most=4),
     window=None,
 )
