@@ -98,14 +98,14 @@ def measured(name: str, seed: int, keep: Path) -> dict[str, Any]:
     if record.exists():
         return json.loads(record.read_text())
     config = f"configs/{name}.py"
-    before = tested(name, (), seed)
+    before = measure(name, (), seed)
     begin = time.perf_counter()
     printed = run("tools/train.py", config, "--work-dir", str(folder), "--seed", str(seed))
     seconds = time.perf_counter() - begin
     checkpoint = re.findall(r"^trained: (.+)$", printed, re.MULTILINE)[-1]
     found = {
         "before": before,
-        "after": tested(name, (checkpoint,), seed),
+        "after": measure(name, (checkpoint,), seed),
         "seconds": seconds,
         "iterations": int(re.findall(r"iter_(\d+)", checkpoint)[-1]),
         "megabytes": Path(checkpoint).stat().st_size / 1e6,
@@ -115,7 +115,7 @@ def measured(name: str, seed: int, keep: Path) -> dict[str, Any]:
     return found
 
 
-def tested(name: str, checkpoint: tuple[str, ...], seed: int) -> list[float]:
+def measure(name: str, checkpoint: tuple[str, ...], seed: int) -> list[float]:
     """The config's figures on its test split, with a checkpoint or untrained."""
     printed: dict[tuple[str, ...], str] = {}
     values = []
