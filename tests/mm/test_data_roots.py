@@ -24,7 +24,7 @@ def roots_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The data sets of a config that have files, and where it says so."""
     config = Config.fromfile(path)
     for loader in LOADERS:
-        if config.get(loader):
+        if "dataset" in config.get(loader, {}):
             for where, dataset in datasets_of(config[loader].dataset, f"{loader}.dataset"):
                 if "data_root" in dataset:
                     yield where, dict(dataset)

@@ -15,6 +15,7 @@ from mm.layouts import LAYOUTS
 from PIL import Image
 from support import load_tool
 
+from ovseg.answers import Answers
 from ovseg.inferencer import Inferencer
 from ovseg.mm import load_config
 from ovseg.mm.ladder import LADDER, SCENES, below, in_order
@@ -32,17 +33,18 @@ def tool() -> ModuleType:
     return load_tool(ROOT / "tools" / "test.py")
 
 
-def some_backgrounds(self: Inferencer, images: Any, classes: Any, **_: Any) -> Iterator[Segmentation]:
+def some_backgrounds(self: Inferencer, images: Any, classes: Any, **_: Any) -> Iterator[Answers]:
     """In the place of a method: quick, and sometimes right."""
     names = Vocabulary.parse(classes).names
     for image in images:
         labels = 40 + (image[..., 0] + len(self.refine)) % 16
-        yield Segmentation(labels, names, np.ones(image.shape[:2], np.float32))
+        found = Segmentation(labels, names, np.ones(image.shape[:2], np.float32))
+        yield Answers(image.shape[:2], names, segmentation=found)
 
 
 @pytest.mark.usefixtures("tiny_clip")
 def test_config_and_method_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inferencer, "__call__", some_backgrounds)
+    monkeypatch.setattr(Inferencer, "answers", some_backgrounds)
     path = ROOT / "configs" / "sclip" / "sclip_bundled_scenes.py"
     options = {
         "model.templates": "none",
@@ -101,7 +103,7 @@ def test_ladder(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Inferencer, "__call__", some_backgrounds)
+    monkeypatch.setattr(Inferencer, "answers", some_backgrounds)
     page, picture = tmp_path / "results.md", tmp_path / "sub" / "ladder.jpg"
     page.write_text(f"{LADDER.begin}\n{LADDER.end}\n")
     words = ["sclip", "maskclip", "--ladder", "--refine", "none", "pamr", "--seeds", "0", "1", *NONE]
