@@ -246,6 +246,10 @@ def build_predictor(
         first: Any = Inferencer(method, heads=made, **options)
     else:
         first = from_config(method, **options, **keeps)
+        if scenes:
+            if not isinstance(getattr(first, "heads", None), TaskHeads):
+                raise ConfigError(f"'{method}' has no background words: leave scenes out")
+            first.heads.scenes = scenes
     if proposals is not None and options.get("outlines"):
         raise ConfigError("proposals have outlines of their own: leave outlines out")
     if refer and proposals is None:
