@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ovseg.mm.build import model_of
 from ovseg.mm.hooks import model_of_runner
 from ovseg.mm.trainable import TrainableModel
 
+_runs = itertools.count(1)
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 #: Keys of a config that a test does not ask.
 TRAINING = (
@@ -124,6 +126,7 @@ def run_test(config: Config, checkpoint: str | Path | None = None) -> dict[str, 
     config.resume = False
     if config.model.get("init_cfg"):
         raise ConfigError("model.init_cfg would unpickle a file without restriction: use load_from instead")
+    name_anew(config)
     runner = Runner.from_cfg(config)
     model = model_of_runner(runner)
     if checkpoint is not None:
@@ -136,6 +139,12 @@ def run_test(config: Config, checkpoint: str | Path | None = None) -> dict[str, 
             f"({', '.join(list(names)[:3])}, ...): they must be the same, in the same order"
         )
     return {name: float(value) for name, value in runner.test().items()}
+
+
+def name_anew(config: Config) -> None:
+    """Numbers the run: mmengine keeps loggers and scopes by name and second, and runs may take less."""
+    name = str(config.get("experiment_name") or Path(config.filename or "run").stem)
+    config.experiment_name = f"{name.partition(' run ')[0]} run {next(_runs)}"
 
 
 def load_weights(model: Any, checkpoint: Path) -> None:

@@ -22,7 +22,7 @@ from ovseg.encoders.checkpoints import load_checkpoint
 from ovseg.errors import CheckpointError, ConfigError, MissingDependencyError
 from ovseg.mm.build import plain
 from ovseg.mm.curves import draw_curves
-from ovseg.mm.runner import check_data
+from ovseg.mm.runner import check_data, name_anew
 from ovseg.mm.train_runner import TrainRunner
 
 AMP = ("bf16", "fp16")
@@ -256,6 +256,7 @@ def run_training(config: Config) -> Trained:
         CheckpointError: what should be resumed or loaded is unsafe, damaged or does not fit.
     """
     start_processes(config.launcher)
+    name_anew(config)
     runner = TrainRunner.from_cfg(config)
     with warnings.catch_warnings():
         # while gradients add up, schedules by iteration step before the optimiser does, as intended

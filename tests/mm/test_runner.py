@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from mm.conftest import CONFIGS, REPO
@@ -18,7 +19,7 @@ from ovseg.errors import CheckpointError, ConfigError
 from ovseg.inferencer import Inferencer
 from ovseg.mm import load_config
 from ovseg.mm.registry import MODELS
-from ovseg.mm.runner import prepare, run_test
+from ovseg.mm.runner import name_anew, prepare, run_test
 from ovseg.results import Segmentation
 from ovseg.text.vocabulary import Vocabulary
 
@@ -166,3 +167,13 @@ def test_own_method_in_a_config(tmp_path: Path) -> None:
     config = load_config(tmp_path / "mine.py", SMALL | {"model.templates": "none"})
     metrics = run_test(prepare(config, work_dir=tmp_path / "work"))
     assert 0 <= metrics["mIoU"] < 50
+
+
+def test_runs_within_a_second_do_not_share_mmengines_tables() -> None:
+    config = Config({}, filename="configs/sclip/sclip_vitb16_voc21.py")
+    names = []
+    for _ in range(2):
+        name_anew(config)
+        names.append(config.experiment_name)
+    assert len(set(names)) == 2
+    assert all(name.startswith("sclip_vitb16_voc21 run ") and name.count("run") == 1 for name in names)
