@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,10 +18,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+sys.path.append(str(Path(__file__).resolve().parent))
+from tool_runs import run
+
 from ovseg.pages import PageSection, commit, markdown_table
 from ovseg.scenes import SceneSet
 
-ROOT = Path(__file__).resolve().parents[1]
 #: Pixels of a class that make a scene an example of it.
 LEAST_PIXELS = 150
 
@@ -102,18 +103,6 @@ def measure(arguments: argparse.Namespace, vocabulary: str | None) -> float:
     asked = [] if vocabulary is None else ["--cfg-options", f"model.vocabulary={vocabulary}"]
     printed = run("tools/test.py", arguments.config, *limit, *asked)
     return float(re.findall(r"mIoU ([\d.]+)", printed.strip().splitlines()[-1])[0])
-
-
-def run(*command: str) -> str:
-    """What a tool prints.
-
-    Raises:
-        SystemExit: it failed; with its last lines.
-    """
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return done.stdout
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -24,9 +23,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ovseg.pages import PageSection, commit, markdown_table
+sys.path.append(str(Path(__file__).resolve().parent))
+from tool_runs import run
 
-ROOT = Path(__file__).resolve().parents[1]
+from ovseg.pages import PageSection, commit, markdown_table
 
 
 @dataclass(frozen=True)
@@ -128,18 +128,6 @@ def measure(name: str, checkpoint: tuple[str, ...], seed: int) -> list[float]:
         line = printed[figure.options].strip().splitlines()[-1]
         values.append(float(re.findall(rf"(?:^|[\s/]){re.escape(figure.name)} ([-\d.]+)", line)[0]))
     return values
-
-
-def run(*command: str) -> str:
-    """What a tool prints.
-
-    Raises:
-        SystemExit: it failed; with its last lines.
-    """
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return done.stdout
 
 
 def table(
