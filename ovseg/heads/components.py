@@ -134,10 +134,12 @@ def filled_share(parts: Integer[np.ndarray, "h w"]) -> float:
     hulls = 0
     for number, place in enumerate(ndimage.find_objects(parts), start=1):
         if place is not None:
-            ys, xs = np.nonzero(parts[place] == number)
-            hull = cv2.convexHull(np.stack([xs, ys], axis=1).astype(np.int32))
-            filled = np.zeros((ys.max() + 1, xs.max() + 1), np.uint8)
-            hulls += int(cv2.fillConvexPoly(filled, hull, 1).sum())
+            part = (parts[place] == number).view(np.uint8)
+            rows = np.flatnonzero(part.any(axis=1))
+            first, last = part[rows].argmax(axis=1), part.shape[1] - 1 - part[rows, ::-1].argmax(axis=1)
+            ends = np.stack([np.append(first, last), np.append(rows, rows)], axis=1)  # of each row
+            hull = cv2.convexHull(ends.astype(np.int32))
+            hulls += cv2.countNonZero(cv2.fillConvexPoly(np.zeros_like(part), hull, 1))
     return np.count_nonzero(parts) / max(hulls, 1)
 
 
