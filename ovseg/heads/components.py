@@ -54,6 +54,7 @@ def find_components(
     prominence: float = 1.0,
     convexity: float = CONVEXITY,
     top_share: float = 1.0,
+    least_peak: float = 0.0,
     offset_xy: tuple[int, int] = (0, 0),
 ) -> list[Component]:
     """The 8-connected components of a mask, split where they have several peaks.
@@ -65,6 +66,7 @@ def find_components(
         prominence: see `split_touching`; 1 splits nothing.
         convexity: see `split_touching`.
         top_share: the score is the mean over this share of an object's pixels, the surest.
+        least_peak: a connected component none of whose pixels is as sure is left out.
         offset_xy: place of the mask's upper left pixel in the picture, added to all coordinates.
     """
     count, ids, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
@@ -75,6 +77,8 @@ def find_components(
         x, y, width, height = stats[each, : cv2.CC_STAT_AREA].tolist()
         crop = slice(y, y + height), slice(x, x + width)
         inside, values = ids[crop] == each, probability[crop]
+        if least_peak > 0 and values.max(where=inside, initial=0.0) < least_peak:
+            continue
         distance = _distance(inside)
         if prominence >= 1:
             parts = inside.astype(np.int32)

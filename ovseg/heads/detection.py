@@ -145,6 +145,7 @@ class DetectionHead(nn.Module):
         least = max(round(self.min_area * decided.labels.size), 1)
         nothing = np.where(np.isin(decided.labels, list(decided.background)), decided.confidence, 0)
         found: list[tuple[Component, int]] = []
+        best = 0.0
         for label, mask, probability, corner_xy in sources:
             if label in barred:
                 continue
@@ -155,14 +156,15 @@ class DetectionHead(nn.Module):
                 prominence=self.prominence,
                 convexity=self.convexity,
                 top_share=self.top_share,
+                least_peak=max(self.min_score, self.min_share * best),  # no part could be surer than that
                 offset_xy=corner_xy,
             )
             for part in parts:
                 if part.score >= self.min_score and not self._is_scene(part, nothing):
                     found.append((part, label))
+                    best = max(best, part.score)
         found.sort(key=lambda each: (-each[0].score, each[0].box_xyxy))  # whatever the order of the classes
-        least_score = self.min_share * found[0][0].score if found else 0.0
-        found = [each for each in found if each[0].score >= least_score]
+        found = [each for each in found if each[0].score >= self.min_share * best]
         return self._result(found[:MAX_CANDIDATES], decided, size_hw)
 
     def _near_best(
