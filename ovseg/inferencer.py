@@ -34,6 +34,7 @@ from ovseg.scorer import Scorer
 from ovseg.structures import DenseFeatures, TextBank
 from ovseg.tasks import TaskHeads, Words
 from ovseg.text.encoder import OnLong, TextEncoder
+from ovseg.text.enrichment import read_descriptions
 from ovseg.text.kinds import things_of
 from ovseg.text.vocabulary import Vocabulary
 from ovseg.wording import Wording
@@ -135,6 +136,7 @@ class Inferencer:
             )
         given = {"guide": guide, "sam": sam, "saliency": saliency, "convolutions": convolutions}
         steps = refinement_names(refine)
+        descriptions = None if enrich is None else read_descriptions(enrich)  # before any weights are loaded
         name = encoder or default_encoder()
         chosen = part_names(method, given, steps, bundled=name == BUNDLED, outlines=outlines)
         target = resolve_device(device)
@@ -174,7 +176,7 @@ class Inferencer:
         self.text_encoder = TextEncoder.of(loaded).to(target)
         self.wording = Wording(
             self.text_encoder,
-            enrich=enrich,
+            descriptions=descriptions,
             no_tower=no_tower,
             attributes=attributes,
             on_long=on_long,

@@ -54,8 +54,9 @@ class RecordFile(MutableMapping[str, Record]):
     def __setitem__(self, name: str, record: Record) -> None:
         line = _line(record)
         with open(self.path, "ab", buffering=0) as stream:
-            self._places[name] = (stream.tell(), len(line))
+            offset = stream.tell()
             stream.write(line)
+        self._places[name] = (offset, len(line))  # not where the disk refused it
 
     def __delitem__(self, name: str) -> None:
         del self._places[name]

@@ -11,7 +11,7 @@ import torch
 from ovseg.no_tower import NoTower, load_no_tower
 from ovseg.structures import TextBank
 from ovseg.text.encoder import OnLong, TextEncoder
-from ovseg.text.enrichment import encode_attributes, enrich_bank, read_descriptions
+from ovseg.text.enrichment import encode_attributes, enrich_bank
 from ovseg.text.states import anomaly_bank
 from ovseg.text.templates import TemplateSpec
 from ovseg.text.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ class Wording:
 
     Args:
         encoder: on its device.
-        enrich: see `ovseg.text.enrichment.read_descriptions`.
+        descriptions: what `ovseg.text.enrichment.read_descriptions` gave, or None.
         no_tower: a checkpoint of CLIPN, see `ovseg.no_tower`.
         attributes: a second vocabulary.
         on_long: a prompt longer than the model's context is an "error", or is cut ("truncate").
@@ -41,14 +41,14 @@ class Wording:
         self,
         encoder: TextEncoder,
         *,
-        enrich: str | Path | None = None,
+        descriptions: Any = None,
         no_tower: str | Path | None = None,
         attributes: Any = None,
         on_long: OnLong = "error",
         cache: str | Path | None = None,
     ) -> None:
         self.encoder = encoder
-        self.descriptions = None if enrich is None else read_descriptions(enrich)
+        self.descriptions = descriptions
         self._enrichment = (
             None if self.descriptions is None else encode_attributes(encoder, self.descriptions)
         )
